@@ -1,0 +1,8 @@
+//! Vigie reads texts from a Kafka topic and publishes five calibrated, explained moderation signals for each.
+//!
+//! [`scoring`] is the pure core; everything that can go wrong lives around it. `ARCHITECTURE.md` shows the whole.
+
+pub mod config;
+pub mod metrics;
+pub mod record;
+pub mod scoring;

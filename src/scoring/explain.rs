@@ -1,0 +1,94 @@
+//! Says which words made a score: the walk of a passage and its margins in, spans of the original text out.
+//!
+//! Every contribution of a linear model belongs to the words at the ends of its n-gram. Neighbouring words that pull the same way make one
+//! span; a handful of spans is shown and the others are added up, so that bias + spans + other + rest is the margin to the last bit.
+
+use serde::Serialize;
+
+use super::features::WHOLE_TEXT;
+use super::model::{Margins, Model, Scratch};
+use super::signals::Signal;
+
+/// Most spans shown for a signal: more than a handful nobody reads.
+const MOST_SPANS: usize = 5;
+/// A word joins its neighbour's span when it pulls the same way with at least this share of the strongest word.
+const JOINING_SHARE: i64 = 6;
+
+/// Words of the original text (bytes `start..end`) and what they add to the margin.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Span {
+    pub start: usize,
+    pub end: usize,
+    pub contribution: f64,
+}
+
+/// Why one signal has its score: `bias + Σ spans + other + rest == margin`, exactly.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Explanation {
+    pub signal: Signal,
+    /// The linear model's sum before calibration, of the passage that decided.
+    pub margin: f64,
+    /// What the model says before it reads a word.
+    pub bias: f64,
+    /// Strongest first.
+    pub spans: Vec<Span>,
+    /// All words that are not shown.
+    pub other: f64,
+    /// What belongs to no word: length, case, number of links.
+    pub rest: f64,
+}
+
+pub(super) fn explain(
+    model: &Model,
+    scratch: &Scratch,
+    margins: &Margins,
+    signal: Signal,
+    offset: usize,
+) -> Explanation {
+    let mut by_token = vec![0i64; scratch.tokens.tokens.len()];
+    let mut rest = 0;
+    scratch.tokens.walk(&model.classes, |feature| {
+        let Some(contribution) = model.contribution(&feature, margins, signal) else { return };
+        if (feature.first, feature.last) == WHOLE_TEXT {
+            rest += contribution;
+            return;
+        }
+        let half = contribution / 2;
+        by_token[feature.first as usize] += contribution - half;
+        by_token[feature.last as usize] += half;
+    });
+    let strongest = by_token.iter().map(|c| c.abs()).max().unwrap_or(0);
+    let mut groups: Vec<(usize, usize, i64)> = Vec::new();
+    for (index, &contribution) in by_token.iter().enumerate() {
+        let is_strong = contribution.abs() * JOINING_SHARE >= strongest && contribution != 0;
+        match groups.last_mut() {
+            Some((_, last, sum)) if is_strong && *last + 1 == index && sum.signum() == contribution.signum() => {
+                *last = index;
+                *sum += contribution;
+            }
+            _ if is_strong => groups.push((index, index, contribution)),
+            _ => {}
+        }
+    }
+    groups.sort_by_key(|&(first, _, sum)| (std::cmp::Reverse(sum.abs()), first));
+    groups.truncate(MOST_SPANS);
+    let shown: i64 = groups.iter().map(|group| group.2).sum();
+    let all: i64 = by_token.iter().sum();
+    let tokens = &scratch.tokens.tokens;
+    let spans = groups
+        .into_iter()
+        .map(|(first, last, sum)| {
+            let (start, end) =
+                scratch.normalized.original_range(tokens[first].start as usize, tokens[last].end as usize);
+            Span { start: offset + start, end: offset + end, contribution: model.in_units(sum, signal) }
+        })
+        .collect();
+    Explanation {
+        signal,
+        margin: model.margin(margins, signal),
+        bias: model.in_units(model.bias[signal.index()], signal),
+        spans,
+        other: model.in_units(all - shown, signal),
+        rest: model.in_units(rest, signal),
+    }
+}
