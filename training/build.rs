@@ -1,0 +1,184 @@
+//! From imported rows to a model file: cross-fitted calibration, final fit, integer weights, canaries; an artifact out.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use linfa::ParamGuard;
+use linfa::dataset::DatasetBase;
+use linfa::traits::{Fit, PredictInplace};
+use ndarray::Array2;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use vigie::scoring::artifact::{Artifact, Canary, FeatureRow, Header, SignalHead, bias_steps};
+use vigie::scoring::calibration::DocumentCalibration;
+use vigie::scoring::features::FEATURE_SPEC_VERSION;
+use vigie::scoring::lexicon::{LANGUAGES, Lexicon, LexiconFile};
+use vigie::scoring::model::imply;
+use vigie::scoring::signals::N_SIGNALS;
+use vigie::scoring::{Model, Scratch, Signal};
+
+use crate::calibrate::{BandSettings, choose_thresholds, fit_platt};
+use crate::corpus::Passage;
+use crate::examples::{Examples, FeatureSettings, Vocabulary, make_vocabulary, targets};
+use crate::fit::{SparseLogistic, SparseLogisticParams};
+use crate::importer::{Import, Origin};
+use crate::split::{Part, Place};
+
+/// Everything that decides a model beside its data. Kept in the model file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FitSettings {
+    pub version: String,
+    pub seed: u64,
+    pub features: FeatureSettings,
+    pub learner: SparseLogisticParams,
+    pub bands: BandSettings,
+    /// Cross-fitting folds for calibration.
+    pub n_folds: u64,
+    /// A word must occur so often to enter the list of common words.
+    pub fewest_word_occurrences: u32,
+    pub fewest_letters: usize,
+}
+
+/// A model with the margins that its cross-fitted twins gave to the training passages.
+pub struct Built {
+    pub artifact: Artifact,
+    pub bytes: Vec<u8>,
+    pub model: Model,
+}
+
+/// Fits a model on the training part of `import`.
+pub fn build(import: &Import, places: &[Place], lexicon_file: LexiconFile, settings: &FitSettings) -> Result<Built> {
+    let lexicon = Lexicon::new(&lexicon_file).map_err(anyhow::Error::msg)?;
+    let chosen: Vec<usize> = (0..import.rows.len())
+        .filter(|&row| places[row].part == Part::Train && import.rows[row].passage.weight > 0.0)
+        .collect();
+    let passages: Vec<&Passage> = chosen.iter().map(|&row| &import.rows[row].passage).collect();
+    let vocabulary = make_vocabulary(&passages, &lexicon, &settings.features);
+    let (labels, weights) = targets(&passages);
+    let rows = vocabulary.rows(&passages, &lexicon, &settings.features);
+    tracing::info!(n_passages = passages.len(), n_features = vocabulary.hashes.len(), "rows ready");
+    let learner = settings.learner.check()?;
+
+    // Cross-fitting: every passage gets its margins from a model that has not seen its unit.
+    let mut margins = Array2::from_elem((passages.len(), N_SIGNALS), f64::NAN);
+    for fold in 0..settings.n_folds {
+        let is_out = |row: &usize| (places[chosen[*row]].unit / 97) % settings.n_folds == fold;
+        let (out, within): (Vec<usize>, Vec<usize>) = (0..passages.len()).partition(is_out);
+        let examples: Examples = DatasetBase::new(rows.select(&within), labels.select(ndarray::Axis(0), &within))
+            .with_weights(weights.select(ndarray::Axis(0), &within));
+        let model: SparseLogistic = learner.fit(&examples)?;
+        let held_out = rows.select(&out);
+        let mut found = model.default_target(&held_out);
+        model.predict_inplace(&held_out, &mut found);
+        for (row, margin) in out.iter().zip(found.rows()) {
+            margins.row_mut(*row).assign(&margin);
+        }
+        tracing::info!(fold, "cross-fitted");
+    }
+    let examples: Examples = DatasetBase::new(rows, labels).with_weights(weights);
+    let fitted: SparseLogistic = learner.fit(&examples)?;
+
+    // Only rows that we have written or read count for calibration: other labels mean other things.
+    let counts = |row: usize| matches!(import.rows[chosen[row]].origin, Origin::Own | Origin::Annotated);
+    let heads = calibrate(&passages, &margins, &counts, settings)?;
+    let (unit, features) = integer_weights(&fitted, &vocabulary);
+    let mut training_hash = Sha256::new();
+    import.sources.iter().for_each(|source| training_hash.update(&source.sha256));
+    training_hash.update(serde_json::to_vec(settings)?);
+    let header = Header {
+        version: settings.version.clone(),
+        feature_spec: FEATURE_SPEC_VERSION,
+        signals: Signal::ALL.to_vec(),
+        languages: LANGUAGES.map(str::to_owned).to_vec(),
+        fewest_letters: settings.fewest_letters,
+        n_features: features.len(),
+        family_scale: settings.features.family_scale,
+        bias: std::array::from_fn(|signal| bias_steps(fitted.intercepts[signal], unit[signal])),
+        unit,
+        heads,
+        training: import.sources.clone(),
+        training_sha256: format!("{:x}", training_hash.finalize()),
+        seed: settings.seed,
+        settings: serde_json::to_value(settings)?,
+        metrics: serde_json::Value::Null,
+        card: String::new(),
+        licence: "MIT OR Apache-2.0".to_owned(),
+        canaries: Vec::new(),
+        lexicon: lexicon_file,
+    };
+    let mut artifact = Artifact { header, features };
+    artifact.header.canaries = canaries(&artifact)?;
+    let bytes = artifact.write();
+    let model = Model::from_bytes(&bytes).context("the model that was just written does not load")?;
+    Ok(Built { artifact, bytes, model })
+}
+
+/// Platt scaling and thresholds by language and signal, from cross-fitted margins.
+fn calibrate(
+    passages: &[&Passage],
+    margins: &Array2<f64>,
+    counts: &dyn Fn(usize) -> bool,
+    settings: &FitSettings,
+) -> Result<BTreeMap<String, BTreeMap<String, SignalHead>>> {
+    let mut heads = BTreeMap::new();
+    for (language, code) in LANGUAGES.iter().enumerate() {
+        let rows: Vec<usize> =
+            (0..passages.len()).filter(|&row| counts(row) && passages[row].language() == language).collect();
+        let known = |signal: Signal| rows.iter().copied().filter_map(move |row| Some((row, passages[row].label(signal)?)));
+        let mut platts = Vec::new();
+        for signal in Signal::ALL {
+            let (margins, labels): (Vec<f64>, Vec<bool>) =
+                known(signal).map(|(row, label)| (margins[(row, signal.index())], label)).unzip();
+            platts.push(fit_platt(&margins, &labels).with_context(|| format!("{code} {}", signal.as_str()))?);
+        }
+        let mut by_signal = BTreeMap::new();
+        for signal in Signal::ALL {
+            let score = |row: usize| {
+                imply(Signal::ALL.map(|s| platts[s.index()].score(margins[(row, s.index())])))[signal.index()]
+            };
+            let (scores, labels): (Vec<f64>, Vec<bool>) = known(signal).map(|(row, label)| (score(row), label)).unzip();
+            let thresholds = choose_thresholds(&scores, &labels, &settings.bands);
+            let head = SignalHead { calibration: platts[signal.index()], thresholds, document: DocumentCalibration::NONE };
+            by_signal.insert(signal.as_str().to_owned(), head);
+        }
+        heads.insert((*code).to_owned(), by_signal);
+    }
+    Ok(heads)
+}
+
+/// Weights times inverse document frequency as 16-bit steps; a step is a power of two, so that sums stay exact.
+fn integer_weights(fitted: &SparseLogistic, vocabulary: &Vocabulary) -> ([f64; N_SIGNALS], Vec<FeatureRow>) {
+    let value = |column: usize, signal: usize| fitted.weights[(column, signal)] * vocabulary.idf(column);
+    let unit: [f64; N_SIGNALS] = std::array::from_fn(|signal| {
+        let largest = (0..vocabulary.hashes.len()).map(|column| value(column, signal).abs()).fold(0.0, f64::max);
+        (largest.max(1e-6) / f64::from(i16::MAX)).log2().ceil().exp2()
+    });
+    let rows = (0..vocabulary.hashes.len())
+        .map(|column| FeatureRow {
+            hash: vocabulary.hashes[column],
+            idf_squared: vocabulary.idf_squared[column],
+            weights: std::array::from_fn(|signal| (value(column, signal) / unit[signal]).round() as i16),
+        })
+        .collect();
+    (unit, rows)
+}
+
+/// Texts of ours with the scores that the model gives them.
+fn canaries(artifact: &Artifact) -> Result<Vec<Canary>> {
+    const TEXTS: [(&str, &str); 6] = [
+        ("fr", "Le préfet a condamné les inscriptions antisémites découvertes mardi sur le mur de la synagogue."),
+        ("fr", "mon compte a été suspendu trois jours pour une blague sur le maire, les modos exagèrent"),
+        ("fr", "Demain marché bio place des Tilleuls, pensez aux cabas !"),
+        ("fr", "non, les Roms ne sont pas des voleurs, arrêtez avec ces clichés"),
+        ("en", "The platform removed the video after reports of hate speech against Muslims."),
+        ("en", "anyone selling two tickets for saturday? happy to pay a bit more"),
+    ];
+    let model = Model::from_bytes(&artifact.write())?;
+    let mut scratch = Scratch::default();
+    let score = |(lang, text): &(&str, &str), scratch: &mut Scratch| {
+        let signals = model.score(text, Some(lang), scratch).signals.context("a canary text was not scored")?;
+        Ok(Canary { text: (*text).to_owned(), lang: (*lang).to_owned(), scores: signals.map(|signal| signal.score) })
+    };
+    TEXTS.iter().map(|canary| score(canary, &mut scratch)).collect()
+}
