@@ -1,65 +1,298 @@
-//! `vigie-train`: articles and labelled passages in, models and their proof out.
+//! `vigie-train`: articles and labelled passages in, models and their proof out. One step a file, in the order of the commands.
+
+mod article;
 mod build;
 mod calibrate;
 mod corpus;
+mod coverage;
+mod document;
+mod evaluate;
 mod examples;
 mod fit;
 mod importer;
+mod label;
 mod measure;
+mod publish;
 mod split;
-use vigie::scoring::*;
-fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let import = importer::import("training/sources.toml".as_ref(), "../shared/datasets".as_ref())?;
-    let places = split::split(&import.rows);
-    let words = examples::count_words(
-        import.rows.iter().filter(|r| r.trainable && r.passage.source != "ud").map(|r| (r.passage.language(), r.passage.text.as_str())),
-        4,
-    );
-    let lexicon = examples::make_lexicon(&std::fs::read_to_string("training/lexicon.toml")?, words)?;
-    let mut settings: build::FitSettings = toml::from_str(&std::fs::read_to_string("training/fit.toml")?)?;
-    let args: Vec<String> = std::env::args().collect();
-    let mut i = 1;
-    while i + 1 < args.len() {
-        let v: Vec<f64> = args[i + 1].split(',').map(|x| x.parse().unwrap()).collect();
-        match args[i].as_str() {
-            "l2" => settings.learner.0.l2 = v[0],
-            "scale" => settings.features.family_scale = [v[0], v[1], v[2]],
-            "df" => settings.features.fewest_passages = [v[0] as usize, v[1] as usize, v[2] as usize],
-            _ => panic!(),
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use tracing::info;
+
+use build::{Built, FitSettings};
+use importer::Import;
+use split::Place;
+
+/// Makes Vigie's models: articles to corpus, corpus to labelled passages, to a model, to a report, to a candidate in the registry.
+#[derive(Debug, Parser)]
+#[command(name = "vigie-train", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Cuts articles (text files, or JSON lines with `text`) into passages, furniture of the web page left out.
+    Ingest(IngestArgs),
+    /// Writes the active model's labels beside passages, most doubtful first, for a person to correct.
+    Label(LabelArgs),
+    /// Fits a model on the corpus, the public sets that are there and corrected label files; writes a candidate file.
+    Fit(FitArgs),
+    /// Measures a model file on the parts kept from training; writes page, JSON and model card.
+    Evaluate(EvaluateArgs),
+    /// Puts a candidate into the model registry, not yet active.
+    Publish(PublishArgs),
+    /// All of it: checks the corpus, fits, evaluates, writes model and report.
+    Run(RunArgs),
+    /// Looks after the corpus: `check` refuses near-duplicates, `coverage` and `agreement` write tables.
+    Corpus(CorpusArgs),
+}
+
+/// Where training data lies and how it is fitted.
+#[derive(Debug, Args)]
+struct DataArgs {
+    /// Mapping file: which sources, which of their labels, what weight.
+    #[arg(long, default_value = "training/sources.toml")]
+    sources: PathBuf,
+    /// Folder of the public sets; what is missing there is left out and said.
+    #[arg(long, default_value = "../shared/datasets")]
+    data: PathBuf,
+    /// Corrected label files from `vigie-train label`.
+    #[arg(long)]
+    labelled: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct IngestArgs {
+    /// Article files or folders of them.
+    #[arg(required = true)]
+    articles: Vec<PathBuf>,
+    /// Where the passages go (JSON lines).
+    #[arg(long, short)]
+    out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct LabelArgs {
+    /// Passages from `vigie-train ingest`.
+    passages: PathBuf,
+    /// The file that a person corrects (JSON lines).
+    #[arg(long, short)]
+    out: PathBuf,
+    /// Model file; the built-in model without it.
+    #[arg(long)]
+    model: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct FitArgs {
+    #[command(flatten)]
+    data: DataArgs,
+    /// Settings of the fit.
+    #[arg(long, default_value = "training/fit.toml")]
+    settings: PathBuf,
+    /// Word classes.
+    #[arg(long, default_value = "training/lexicon.toml")]
+    lexicon: PathBuf,
+    /// Version that the candidate gets; the one in the settings without it.
+    #[arg(long)]
+    version: Option<String>,
+    /// Sets one setting for a trial, such as `learner.l2=2`; may be given again.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Leaves a source out, to see what it brings; may be given again.
+    #[arg(long)]
+    without: Vec<String>,
+    /// Takes only this share of our own passages, for learning curves.
+    #[arg(long, default_value_t = 1.0)]
+    own_share: f64,
+    /// The candidate file.
+    #[arg(long, short, default_value = "candidate.vigie")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct EvaluateArgs {
+    /// Model file; the built-in model without it.
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Folder for page, JSON and card; only a table on standard output without it.
+    #[arg(long, short)]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct PublishArgs {
+    candidate: PathBuf,
+    /// Folder of the model registry.
+    #[arg(long, default_value = "models")]
+    registry: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    fit: FitArgs,
+    /// Folder for page, JSON and card.
+    #[arg(long, default_value = "docs/model")]
+    report: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct CorpusArgs {
+    /// What to do.
+    #[arg(value_enum)]
+    what: CorpusTask,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Similarity (share of common 3-word runs) from which `check` refuses a pair.
+    #[arg(long, default_value_t = 0.6)]
+    too_close: f64,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum CorpusTask {
+    /// Reads everything, refuses near-duplicates and near-duplicates across the training and test parts.
+    Check,
+    /// Function × register × language × group, with empty cells, as Markdown.
+    Coverage,
+    /// How two readers agree (Cohen's kappa), and our labels with the sources' own, as Markdown.
+    Agreement,
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
+        .with_target(false)
+        .init();
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(1)
         }
-        i += 2;
     }
-    let t = std::time::Instant::now();
-    let built = build::build(&import, &places, lexicon, &settings)?;
-    eprintln!("{:?} bytes {} features {}", t.elapsed(), built.bytes.len(), built.artifact.header.n_features);
-    std::fs::write("/tmp/w/model.vigie", &built.bytes)?;
-    let mut scratch = Scratch::default();
-    for (name, origin) in [("own test", importer::Origin::Own), ("real test", importer::Origin::Annotated)] {
-        for lang in ["fr", "en"] {
-            let rows: Vec<_> = (0..import.rows.len()).filter(|&i| places[i].part == split::Part::Test && import.rows[i].origin == origin && import.rows[i].passage.lang == lang).collect();
-            let scored: Vec<_> = rows.iter().map(|&i| built.model.score(&import.rows[i].passage.text, Some(lang), &mut scratch)).collect();
-            print!("{name} {lang} {:5} ", rows.len());
-            for signal in Signal::ALL {
-                let (s, l): (Vec<f64>, Vec<bool>) = rows.iter().zip(&scored).filter_map(|(&i, sc)| Some((sc.signals?[signal.index()].score, import.rows[i].passage.label(signal)?))).unzip();
-                let f = measure::figures(&s, &l);
-                print!("| {} n+{} auc {:.3} mF1 {:.3} P{:.2} R{:.2} ece {:.3} ", &signal.as_str()[..4], f.n_positive, f.auc.unwrap_or(f64::NAN), f.macro_f1, f.precision, f.recall, f.calibration_error);
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Ingest(args) => article::ingest(&args.articles, &args.out),
+        Command::Label(args) => label::label(&args.passages, &args.out, &load_model(args.model.as_deref())?),
+        Command::Fit(args) => {
+            let (import, places) = read_data(&args.data, &args)?;
+            let built = fit_model(&args, &import, &places)?;
+            write_model(&built, &args.out)
+        }
+        Command::Evaluate(args) => {
+            let (import, places) = read_all(&args.data)?;
+            let model = load_model(args.model.as_deref())?;
+            let evaluation = evaluate::evaluate(&model, &import, &places)?;
+            evaluate::write(&evaluation, args.out.as_deref())
+        }
+        Command::Publish(args) => publish::publish(&args.candidate, &args.registry),
+        Command::Run(args) => {
+            let (import, places) = read_data(&args.fit.data, &args.fit)?;
+            coverage::check(&import, &places, 0.6)?;
+            let built = fit_model(&args.fit, &import, &places)?;
+            write_model(&built, &args.fit.out)?;
+            let evaluation = evaluate::evaluate(&built.model, &import, &places)?;
+            evaluate::write(&evaluation, Some(&args.report))
+        }
+        Command::Corpus(args) => {
+            let (import, places) = read_all(&args.data)?;
+            match args.what {
+                CorpusTask::Check => coverage::check(&import, &places, args.too_close),
+                CorpusTask::Coverage => coverage::coverage(&import),
+                CorpusTask::Agreement => coverage::agreement(&import),
             }
-            println!();
         }
     }
-    for set in ["ntrex", "ud_gsd", "ota_policies"] {
-        let mut high = [0; 5]; let mut n = 0;
-        for r in import.rows.iter().filter(|r| r.passage.source == set) {
-            let sc = built.model.score(&r.passage.text, Some(&r.passage.lang), &mut scratch);
-            if let Some(s) = sc.signals { n += 1; for k in 0..5 { high[k] += (s[k].band == Band::High) as usize; } }
+}
+
+fn read_all(args: &DataArgs) -> Result<(Import, Vec<Place>)> {
+    let mut import = importer::import(&args.sources, &args.data)?;
+    for file in &args.labelled {
+        import.add_labelled(file)?;
+    }
+    for set in &import.missing {
+        tracing::warn!(set, "not in the data folder, left out");
+    }
+    let places = split::split(&import.rows);
+    Ok((import, places))
+}
+
+fn read_data(data: &DataArgs, fit: &FitArgs) -> Result<(Import, Vec<Place>)> {
+    let (mut import, places) = read_all(data)?;
+    import.leave_out(&fit.without, fit.own_share);
+    Ok((import, places))
+}
+
+fn fit_model(args: &FitArgs, import: &Import, places: &[Place]) -> Result<Built> {
+    let mut settings = read_settings(args)?;
+    if let Some(version) = &args.version {
+        settings.version.clone_from(version);
+    }
+    let classes = std::fs::read_to_string(&args.lexicon)
+        .with_context(|| format!("could not read {}", args.lexicon.display()))?;
+    let countable = import.rows.iter().filter(|row| row.trainable);
+    let words = examples::count_words(
+        countable.map(|row| (row.passage.language(), row.passage.text.as_str())),
+        settings.fewest_word_occurrences,
+    );
+    let lexicon = examples::make_lexicon(&classes, words).with_context(|| format!("in {}", args.lexicon.display()))?;
+    build::build(import, places, lexicon, &settings)
+}
+
+fn read_settings(args: &FitArgs) -> Result<FitSettings> {
+    let content = std::fs::read_to_string(&args.settings)
+        .with_context(|| format!("could not read {}", args.settings.display()))?;
+    let mut table: toml::Table = toml::from_str(&content).with_context(|| format!("in {}", args.settings.display()))?;
+    for setting in &args.overrides {
+        let Some((key, value)) = setting.split_once('=') else {
+            bail!("--set {setting:?} is not KEY=VALUE");
+        };
+        let value: toml::Table = toml::from_str(&format!("value = {value}")).with_context(|| format!("--set {setting}"))?;
+        let mut place = &mut table;
+        let (path, leaf) = key.rsplit_once('.').unwrap_or(("", key));
+        for part in path.split('.').filter(|part| !part.is_empty()) {
+            place = place
+                .get_mut(part)
+                .and_then(toml::Value::as_table_mut)
+                .with_context(|| format!("--set {setting}: there is no table {part:?}"))?;
         }
-        println!("{set} {n} high {high:?}");
+        if !place.contains_key(leaf) {
+            bail!("--set {setting}: there is no setting {key:?}");
+        }
+        place.insert(leaf.to_owned(), value["value"].clone());
     }
-    for set in ["ftr", "isca2023", "omdena_hand"] {
-        let (s, l): (Vec<f64>, Vec<bool>) = import.rows.iter().filter(|r| r.passage.source == set && r.passage.split == "dev").filter_map(|r| Some((built.model.score(&r.passage.text, Some(&r.passage.lang), &mut scratch).signals?[3].score, *r.source_labels.get("attack")? == 1))).unzip();
-        println!("{set} dev attack by source {:?} of {}", measure::figures(&s, &l).auc, s.len());
+    Ok(FitSettings::deserialize_from(table)?)
+}
+
+fn load_model(path: Option<&std::path::Path>) -> Result<vigie::scoring::Model> {
+    match path {
+        None => vigie::models::builtin().context("the built-in model does not load"),
+        Some(path) => {
+            let bytes = std::fs::read(path).with_context(|| format!("could not read {}", path.display()))?;
+            vigie::scoring::Model::from_bytes(&bytes).with_context(|| format!("could not load model {}", path.display()))
+        }
     }
-    println!("{:?}", built.artifact.header.heads["fr"].iter().map(|(k, h)| (k, h.thresholds.low, h.thresholds.high)).collect::<Vec<_>>());
+}
+
+fn write_model(built: &Built, path: &std::path::Path) -> Result<()> {
+    std::fs::write(path, &built.bytes).with_context(|| format!("could not write {}", path.display()))?;
+    info!(
+        file = %path.display(),
+        version = built.model.version(),
+        sha256 = built.model.sha256(),
+        n_bytes = built.bytes.len(),
+        n_features = built.artifact.header.n_features,
+        "model written"
+    );
     Ok(())
 }
