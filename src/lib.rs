@@ -3,6 +3,8 @@
 //! [`scoring`] is the pure core; everything that can go wrong lives around it. `ARCHITECTURE.md` shows the whole.
 
 pub mod config;
+pub mod http;
 pub mod metrics;
+pub mod models;
 pub mod record;
 pub mod scoring;
