@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod http;
 pub mod metrics;
 pub mod models;
 pub mod record;

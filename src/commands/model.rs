@@ -60,7 +60,8 @@ fn name_of(promoted: Option<&Promoted>) -> &str {
 
 fn list(registry: &Registry, as_json: bool) -> Result<(), Failure> {
     let (versions, active) = (registry.versions()?, registry.active()?);
-    let builtin = models::builtin();
+    let broken = |source| models::LoadError::Broken { name: BUILTIN_NAME.to_owned(), source };
+    let builtin = models::builtin().map_err(broken)?;
     if as_json {
         let previous = registry.history()?;
         let data = json!({"active": active, "previous": previous, "versions": versions, "builtin": builtin.version()});

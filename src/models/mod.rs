@@ -15,12 +15,9 @@ const BUILTIN: &[u8] = include_bytes!("default.vigie");
 /// Name of the built-in model where a file or a version is asked for.
 pub const BUILTIN_NAME: &str = "builtin";
 
-/// The model that is built into the program.
-///
-/// # Panics
-/// When the program was built with a broken model file, which the tests would have shown.
-pub fn builtin() -> Model {
-    Model::from_bytes(BUILTIN).expect("the built-in model was checked by the tests")
+/// The model that is built into the program, proven.
+pub fn builtin() -> Result<Model, ArtifactError> {
+    Model::from_bytes(BUILTIN)
 }
 
 /// The bytes of the built-in model file.
@@ -37,8 +34,8 @@ pub struct ModelHandle {
 
 impl ModelHandle {
     /// Makes a handle whose active model is `model`.
-    pub fn new(model: Model) -> ModelHandle {
-        ModelHandle { active: Arc::new(RwLock::new(Arc::new(model))) }
+    pub fn new(model: Arc<Model>) -> ModelHandle {
+        ModelHandle { active: Arc::new(RwLock::new(model)) }
     }
 
     /// The active model. Take it once for a piece of work, so that the whole piece has one version.
@@ -137,10 +134,10 @@ mod tests {
 
     #[test]
     fn a_replacement_is_seen_by_every_clone_and_not_by_work_under_way() {
-        let handle = ModelHandle::new(builtin());
+        let handle = ModelHandle::new(Arc::new(builtin().unwrap()));
         let clone = handle.clone();
         let under_way = handle.current();
-        let next = Arc::new(builtin());
+        let next = Arc::new(builtin().unwrap());
         let before = clone.replace(Arc::clone(&next));
         assert!(Arc::ptr_eq(&before, &under_way));
         assert!(Arc::ptr_eq(&handle.current(), &next));

@@ -128,7 +128,7 @@ mod tests {
         }
         let settings = ModelSettings { model: String::new(), registry: folder.path().to_owned() };
         let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
-        let handle = ModelHandle::new(builtin());
+        let handle = ModelHandle::new(Arc::new(builtin().unwrap()));
         let mut follower = Follower::new(settings, handle.clone(), metrics.clone());
         let reloads = |result| metrics.model_reloads.with_label_values(&[result]).get();
 
