@@ -2,7 +2,13 @@
 //!
 //! [`scoring`] is the pure core; everything that can go wrong lives around it. `ARCHITECTURE.md` shows the whole.
 
+pub mod cli;
+pub mod commands;
 pub mod config;
+pub mod http;
 pub mod metrics;
+pub mod models;
 pub mod record;
 pub mod scoring;
+pub mod shutdown;
+pub mod stream;

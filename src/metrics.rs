@@ -72,6 +72,10 @@ pub struct Metrics {
     pub kafka_errors: IntCounterVec,
     /// Seconds since 1970 when the process started scoring.
     pub started_at: Gauge,
+    /// By `route` (of `http::routes`, or `other`), `code`.
+    pub http_requests: IntCounterVec,
+    /// By `route`.
+    pub http_request_seconds: HistogramVec,
 }
 
 impl Metrics {
@@ -148,6 +152,17 @@ impl Metrics {
                 "vigie_started_at_seconds",
                 "Time at which the service started, in seconds since 1970.",
             )?,
+            http_requests: counters(
+                "vigie_http_requests_total",
+                "HTTP requests by route and status code.",
+                &["route", "code"],
+            )?,
+            http_request_seconds: histograms(
+                "vigie_http_request_seconds",
+                "Seconds from an HTTP request's head to its answer.",
+                &["route"],
+                seconds(),
+            )?,
         };
         for collector in metrics.collectors() {
             registry.register(collector)?;
@@ -178,6 +193,8 @@ impl Metrics {
             Box::new(self.rebalanced_partitions.clone()),
             Box::new(self.kafka_errors.clone()),
             Box::new(self.started_at.clone()),
+            Box::new(self.http_requests.clone()),
+            Box::new(self.http_request_seconds.clone()),
         ]
     }
 

@@ -1,0 +1,215 @@
+//! The command line: arguments in, a [`Cli`] out. Only names, help and shapes; what they do lies in `commands`.
+
+use std::path::PathBuf;
+
+use clap::builder::Styles;
+use clap::builder::styling::AnsiColor;
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::config::Flags;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const AFTER_HELP: &str = "\
+Begin with `vigie demo`: it needs nothing installed.
+Every setting can be given in a file (--config), as a variable (VIGIE_INPUT_TOPIC) or, the common ones, as a flag (--input-topic); docs/configuration.md lists them.
+Exit codes: 0 done, 1 the work failed, 2 the call was wrong.";
+
+/// Reads texts from Kafka and publishes moderation signals: antisemitism, hate speech, moderation, attack, counter-speech.
+///
+/// Each text gets five calibrated scores, and says on demand which words made them. Signals, not verdicts: whoever moderates decides.
+#[derive(Debug, Parser)]
+#[command(name = "vigie", version, styles = STYLES, after_help = AFTER_HELP, max_term_width = 110)]
+#[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Score(ScoreArgs),
+    Explain(ExplainArgs),
+    Model(ModelArgs),
+    /// Print the manual of all settings in Markdown
+    #[command(hide = true)]
+    Manual,
+}
+
+/// Score texts: a table on a terminal, score records as JSON lines otherwise
+#[derive(Debug, Args)]
+pub struct ScoreArgs {
+    /// Text files, one document each; `-` or none for standard input
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Files hold one JSON object a line with the text in `text`; other fields are kept in the output (as `input_NAME` where the score
+    /// record has a NAME of its own)
+    #[arg(long)]
+    pub jsonl: bool,
+    /// Print JSON lines on a terminal too
+    #[arg(long)]
+    pub json: bool,
+    /// Say which words made each score
+    #[arg(long)]
+    pub explain: bool,
+    #[command(flatten)]
+    pub model: ModelFlags,
+    #[command(flatten)]
+    pub config: ConfigFlags,
+}
+
+/// Show the words that made each score: coloured on a terminal, JSON otherwise
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The text; `-` reads it from standard input
+    #[arg(value_name = "TEXT")]
+    pub text: String,
+    /// Language of the text (`fr`, `en`), when it is known
+    #[arg(long, value_name = "CODE")]
+    pub lang: Option<String>,
+    /// Show signals whose band is low too
+    #[arg(long)]
+    pub all: bool,
+    /// Print JSON on a terminal too
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelFlags,
+    #[command(flatten)]
+    pub config: ConfigFlags,
+}
+
+/// Look after model versions: list, check, make active, roll back, compare
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    #[command(subcommand)]
+    pub action: ModelAction,
+    /// Folder of the model registry [default: models]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub registry: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Settings file (TOML)
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ModelAction {
+    /// List the versions in the registry; `*` marks the active one
+    List,
+    /// Describe a model: training data, thresholds, figures, card
+    Show {
+        /// A version, a model file, or `builtin`; none: the active model
+        #[arg(value_name = "VERSION|FILE")]
+        model: Option<String>,
+    },
+    /// Prove that a model can be used: format, checksum, and the scores of its canary texts
+    Verify {
+        /// A version, a model file, or `builtin`; none: the active model
+        #[arg(value_name = "VERSION|FILE")]
+        model: Option<String>,
+    },
+    /// Make a version the active one; running services follow within seconds
+    Promote {
+        #[arg(value_name = "VERSION")]
+        version: String,
+    },
+    /// Return to the version that was active before
+    Rollback,
+    /// Compare two models: training, weights, thresholds, and their scores on texts
+    Diff {
+        /// A version, a model file, or `builtin`
+        #[arg(value_name = "A")]
+        a: String,
+        /// A version, a model file, or `builtin`
+        #[arg(value_name = "B")]
+        b: String,
+        /// Texts to compare on, one JSON object with `text` a line [default: the texts of `vigie demo`]
+        #[arg(long, value_name = "FILE")]
+        texts: Option<PathBuf>,
+    },
+}
+
+/// Where settings come from.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ConfigFlags {
+    /// Settings file (TOML)
+    #[arg(long, value_name = "FILE", help_heading = "Settings")]
+    pub config: Option<PathBuf>,
+}
+
+/// Which model scores.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ModelFlags {
+    /// Model file, version in the registry, or `builtin` [default: the active version, else the built-in model]
+    #[arg(long, value_name = "FILE|VERSION", help_heading = "Settings")]
+    pub model: Option<String>,
+    /// Folder of the model registry [default: models]
+    #[arg(long, value_name = "DIR", help_heading = "Settings")]
+    pub registry: Option<PathBuf>,
+}
+
+/// The broker, the topics, the group.
+#[derive(Debug, Clone, Default, Args)]
+pub struct KafkaFlags {
+    /// Bootstrap servers, separated by commas [default: localhost:9092]
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Settings")]
+    pub brokers: Option<String>,
+    /// Consumer group [default: vigie]
+    #[arg(long, value_name = "NAME", help_heading = "Settings")]
+    pub group: Option<String>,
+    /// Topic to read texts from [default: vigie.in]
+    #[arg(long, value_name = "TOPIC", help_heading = "Settings")]
+    pub input_topic: Option<String>,
+    /// Topic to publish score records to [default: vigie.scores]
+    #[arg(long, value_name = "TOPIC", help_heading = "Settings")]
+    pub output_topic: Option<String>,
+    /// Topic for records that can't be scored [default: vigie.dead]
+    #[arg(long, value_name = "TOPIC", help_heading = "Settings")]
+    pub dead_letter_topic: Option<String>,
+    /// librdkafka property, for one side with `consumer.` or `producer.` in front; VALUE `@/path` is read from that file; repeatable
+    #[arg(short = 'X', value_name = "KEY=VALUE", action = ArgAction::Append, help_heading = "Settings")]
+    pub properties: Vec<String>,
+}
+
+impl ConfigFlags {
+    /// The settings that a call gives.
+    pub fn flags(&self) -> Flags {
+        Flags { file: self.config.clone(), ..Flags::default() }
+    }
+}
+
+impl ModelFlags {
+    /// Adds them to the settings of a call.
+    pub fn add_to(&self, flags: &mut Flags) {
+        let registry = self.registry.as_ref().map(|folder| folder.display().to_string());
+        add(flags, [("model", &self.model), ("registry", &registry)]);
+    }
+}
+
+impl KafkaFlags {
+    /// Adds them to the settings of a call.
+    pub fn add_to(&self, flags: &mut Flags) {
+        add(
+            flags,
+            [
+                ("brokers", &self.brokers),
+                ("group", &self.group),
+                ("input_topic", &self.input_topic),
+                ("output_topic", &self.output_topic),
+                ("dead_letter_topic", &self.dead_letter_topic),
+            ],
+        );
+        flags.properties.extend(self.properties.iter().cloned());
+    }
+}
+
+fn add<const N: usize>(flags: &mut Flags, values: [(&'static str, &Option<String>); N]) {
+    flags.values.extend(values.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
+}

@@ -1,0 +1,3 @@
+//! Kafka in, Kafka out.
+
+pub mod message;
