@@ -139,13 +139,18 @@ mod tests {
     fn articles_become_passages_with_stable_names() {
         let folder = tempfile::tempdir().unwrap();
         let paragraph = "La commune a voté hier soir le budget des écoles et de la bibliothèque. ".repeat(4);
-        let article = format!("Le budget est voté\n\n{paragraph}\n\nPartager\n\n{paragraph} Fin de la séance à minuit.");
+        let article =
+            format!("Le budget est voté\n\n{paragraph}\n\nPartager\n\n{paragraph} Fin de la séance à minuit.");
         std::fs::write(folder.path().join("a.txt"), &article).unwrap();
         std::fs::write(folder.path().join("b.txt"), &article).unwrap();
         let out = folder.path().join("out.jsonl");
         ingest(&[folder.path().to_owned()], &out).unwrap();
         let passages = crate::corpus::read_passages(&out).unwrap();
         assert_eq!(passages.len(), 2, "the second file is the same article");
-        assert!(passages.iter().all(|p| p.article.as_deref() == Some("a") && p.lang == "fr" && !p.text.contains("Partager")));
+        assert!(
+            passages
+                .iter()
+                .all(|p| p.article.as_deref() == Some("a") && p.lang == "fr" && !p.text.contains("Partager"))
+        );
     }
 }

@@ -10,7 +10,6 @@ use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use vigie::scoring::artifact::{Artifact, Canary, FeatureRow, Header, SignalHead, bias_steps};
-use vigie::scoring::calibration::DocumentCalibration;
 use vigie::scoring::features::FEATURE_SPEC_VERSION;
 use vigie::scoring::lexicon::{LANGUAGES, Lexicon, LexiconFile};
 use vigie::scoring::model::imply;
@@ -19,6 +18,7 @@ use vigie::scoring::{Model, Scratch, Signal};
 
 use crate::calibrate::{BandSettings, choose_thresholds, fit_platt};
 use crate::corpus::Passage;
+use crate::document;
 use crate::examples::{Examples, FeatureSettings, Vocabulary, make_vocabulary, targets};
 use crate::fit::{SparseLogistic, SparseLogisticParams};
 use crate::importer::{Import, Origin};
@@ -40,7 +40,14 @@ pub struct FitSettings {
     pub fewest_letters: usize,
 }
 
-/// A model with the margins that its cross-fitted twins gave to the training passages.
+impl FitSettings {
+    /// Reads the settings from a TOML table; unknown keys are errors.
+    pub fn deserialize_from(table: toml::Table) -> Result<FitSettings> {
+        Ok(table.try_into()?)
+    }
+}
+
+/// A fitted model: taken apart, as the file's bytes, and ready to score.
 pub struct Built {
     pub artifact: Artifact,
     pub bytes: Vec<u8>,
@@ -114,32 +121,46 @@ pub fn build(import: &Import, places: &[Place], lexicon_file: LexiconFile, setti
     Ok(Built { artifact, bytes, model })
 }
 
-/// Platt scaling and thresholds by language and signal, from cross-fitted margins.
+/// Platt scaling, document calibration and thresholds by language and signal, from cross-fitted margins.
 fn calibrate(
     passages: &[&Passage],
     margins: &Array2<f64>,
     counts: &dyn Fn(usize) -> bool,
     settings: &FitSettings,
 ) -> Result<BTreeMap<String, BTreeMap<String, SignalHead>>> {
+    let rows_of = |language: usize| {
+        (0..passages.len()).filter(move |&row| counts(row) && passages[row].language() == language).collect::<Vec<_>>()
+    };
+    let mut scores = vec![[f64::NAN; N_SIGNALS]; passages.len()];
+    let mut platts = Vec::new();
+    for (language, code) in LANGUAGES.iter().enumerate() {
+        let rows = rows_of(language);
+        let mut by_signal = Vec::new();
+        for signal in Signal::ALL {
+            let known =
+                rows.iter().filter_map(|&row| Some((margins[(row, signal.index())], passages[row].label(signal)?)));
+            let (margins, labels): (Vec<f64>, Vec<bool>) = known.unzip();
+            by_signal.push(fit_platt(&margins, &labels).with_context(|| format!("{code} {}", signal.as_str()))?);
+        }
+        for &row in &rows {
+            scores[row] = imply(Signal::ALL.map(|s| by_signal[s.index()].score(margins[(row, s.index())])));
+        }
+        platts.push(by_signal);
+    }
+    let documents = document::fit_documents(passages, &scores);
     let mut heads = BTreeMap::new();
     for (language, code) in LANGUAGES.iter().enumerate() {
-        let rows: Vec<usize> =
-            (0..passages.len()).filter(|&row| counts(row) && passages[row].language() == language).collect();
-        let known = |signal: Signal| rows.iter().copied().filter_map(move |row| Some((row, passages[row].label(signal)?)));
-        let mut platts = Vec::new();
-        for signal in Signal::ALL {
-            let (margins, labels): (Vec<f64>, Vec<bool>) =
-                known(signal).map(|(row, label)| (margins[(row, signal.index())], label)).unzip();
-            platts.push(fit_platt(&margins, &labels).with_context(|| format!("{code} {}", signal.as_str()))?);
-        }
+        let rows = rows_of(language);
         let mut by_signal = BTreeMap::new();
         for signal in Signal::ALL {
-            let score = |row: usize| {
-                imply(Signal::ALL.map(|s| platts[s.index()].score(margins[(row, s.index())])))[signal.index()]
+            let known =
+                rows.iter().filter_map(|&row| Some((scores[row][signal.index()], passages[row].label(signal)?)));
+            let (scores, labels): (Vec<f64>, Vec<bool>) = known.unzip();
+            let head = SignalHead {
+                calibration: platts[language][signal.index()],
+                thresholds: choose_thresholds(&scores, &labels, &settings.bands),
+                document: documents[signal.index()],
             };
-            let (scores, labels): (Vec<f64>, Vec<bool>) = known(signal).map(|(row, label)| (score(row), label)).unzip();
-            let thresholds = choose_thresholds(&scores, &labels, &settings.bands);
-            let head = SignalHead { calibration: platts[signal.index()], thresholds, document: DocumentCalibration::NONE };
             by_signal.insert(signal.as_str().to_owned(), head);
         }
         heads.insert((*code).to_owned(), by_signal);

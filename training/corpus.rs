@@ -85,7 +85,8 @@ pub fn read_passages(path: &Path) -> Result<Vec<Passage>> {
     Ok(passages)
 }
 
-fn check(passage: &Passage) -> Result<()> {
+/// Refuses what the codebook does not allow and what training cannot use.
+pub fn check(passage: &Passage) -> Result<()> {
     if !LANGUAGES.contains(&passage.lang.as_str()) {
         bail!("language {:?} is not one of {}", passage.lang, LANGUAGES.join(", "));
     }

@@ -178,7 +178,10 @@ pub fn count_words<'a>(texts: impl Iterator<Item = (usize, &'a str)>, fewest: u3
         .map(|(word, counts)| {
             let frequency = std::array::from_fn(|language| match counts[language] {
                 0 => 0,
-                n => (f64::from(n) / totals[language].max(1) as f64 * f64::from(1 << 20)).log2().round().clamp(1.0, 20.0) as u8,
+                n => {
+                    (f64::from(n) / totals[language].max(1) as f64 * f64::from(1 << 20)).log2().round().clamp(1.0, 20.0)
+                        as u8
+                }
             });
             (word, frequency)
         })

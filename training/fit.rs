@@ -239,12 +239,19 @@ mod tests {
     use linfa_logistic::LogisticRegression;
     use ndarray::array;
 
-    const VALID: SparseLogisticValidParams = SparseLogisticValidParams { l2: 0.5, max_iterations: 200, tolerance: 1e-8 };
+    const VALID: SparseLogisticValidParams =
+        SparseLogisticValidParams { l2: 0.5, max_iterations: 200, tolerance: 1e-8 };
     const PARAMS: SparseLogisticParams = SparseLogisticParams(VALID);
 
     fn problem() -> (Array2<f64>, Array1<bool>) {
         let dense = array![
-            [0.0, 1.0, 0.5], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0], [1.0, 1.0, 0.0], [0.0, 2.0, 0.0], [2.0, 0.0, 1.0],
+            [0.0, 1.0, 0.5],
+            [1.0, 0.0, 0.0],
+            [0.5, 0.5, 0.0],
+            [0.0, 0.0, 1.0],
+            [1.0, 1.0, 0.0],
+            [0.0, 2.0, 0.0],
+            [2.0, 0.0, 1.0],
             [0.0, 0.0, 0.0]
         ];
         (dense, array![true, false, true, false, false, true, false, false])
@@ -280,16 +287,24 @@ mod tests {
         let mut targets = all.targets().clone();
         targets[(7, 0)] = f32::NAN;
         let with_unknown = DatasetBase::new(all.records().clone(), targets);
-        let without =
-            DatasetBase::new(all.records().select(&[0, 1, 2, 3, 4, 5, 6]), all.targets().slice(ndarray::s![..7, ..]).to_owned());
+        let without = DatasetBase::new(
+            all.records().select(&[0, 1, 2, 3, 4, 5, 6]),
+            all.targets().slice(ndarray::s![..7, ..]).to_owned(),
+        );
         let fit = |examples: &Examples| PARAMS.check().unwrap().fit(examples).unwrap();
         assert_eq!(fit(&with_unknown), fit(&without));
     }
 
     #[test]
     fn bad_settings_and_one_class_are_refused() {
-        assert!(matches!(SparseLogisticParams(SparseLogisticValidParams { l2: 0.0, ..VALID }).check(), Err(FitError::Penalty(_))));
-        assert!(matches!(SparseLogisticParams(SparseLogisticValidParams { tolerance: f64::NAN, ..VALID }).check(), Err(FitError::Tolerance(_))));
+        assert!(matches!(
+            SparseLogisticParams(SparseLogisticValidParams { l2: 0.0, ..VALID }).check(),
+            Err(FitError::Penalty(_))
+        ));
+        assert!(matches!(
+            SparseLogisticParams(SparseLogisticValidParams { tolerance: f64::NAN, ..VALID }).check(),
+            Err(FitError::Tolerance(_))
+        ));
         let (dense, _) = problem();
         let examples = examples(&dense, &Array1::from_elem(8, true));
         assert!(matches!(PARAMS.check().unwrap().fit(&examples), Err(FitError::OneClass(0))));

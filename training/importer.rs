@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use vigie::scoring::Signal;
 use vigie::scoring::artifact::TrainingSource;
+use vigie::scoring::lexicon::word_hash;
 
 use crate::corpus::{Passage, read_passages};
 
@@ -129,6 +130,45 @@ pub fn import(mapping: &Path, data: &Path) -> Result<Import> {
 }
 
 impl Import {
+    /// Adds the checked lines of a corrected label file as passages of our own.
+    pub fn add_labelled(&mut self, path: &Path) -> Result<()> {
+        let passages = crate::label::read_checked(path)?;
+        self.sources.push(TrainingSource {
+            name: "labelled".to_owned(),
+            licence: "the user's own".to_owned(),
+            n_passages: passages.len(),
+            weight: 1.0,
+            sha256: format!("{:x}", Sha256::digest(std::fs::read(path)?)),
+        });
+        self.rows.extend(passages.into_iter().map(|passage| Imported {
+            passage,
+            origin: Origin::Own,
+            trainable: true,
+            source_labels: BTreeMap::new(),
+            second_labels: None,
+        }));
+        Ok(())
+    }
+
+    /// Takes sources and a share of our own passages out of training, by setting their weight to 0; what is measured stays the same.
+    ///
+    /// A source is named as in the mapping file, with `annotations` for all rows that we have read and `own` for our corpus.
+    pub fn leave_out(&mut self, sources: &[String], own_share: f64) {
+        for row in &mut self.rows {
+            let group = match row.origin {
+                Origin::Own => "own",
+                Origin::Annotated => "annotations",
+                Origin::Public | Origin::Unlabelled => "",
+            };
+            let kept = (word_hash(row.passage.unit()) % 10_000) as f64 / 10_000.0 < own_share;
+            if sources.iter().any(|source| *source == row.passage.source || source == group)
+                || (group == "own" && !kept)
+            {
+                row.passage.weight = 0.0;
+            }
+        }
+    }
+
     fn read_own(&mut self, own: &OwnSource, folder: &Path) -> Result<()> {
         let mut hash = Sha256::new();
         let mut n_passages = 0;

@@ -238,8 +238,8 @@ fn fit_model(args: &FitArgs, import: &Import, places: &[Place]) -> Result<Built>
     if let Some(version) = &args.version {
         settings.version.clone_from(version);
     }
-    let classes = std::fs::read_to_string(&args.lexicon)
-        .with_context(|| format!("could not read {}", args.lexicon.display()))?;
+    let classes =
+        std::fs::read_to_string(&args.lexicon).with_context(|| format!("could not read {}", args.lexicon.display()))?;
     let countable = import.rows.iter().filter(|row| row.trainable);
     let words = examples::count_words(
         countable.map(|row| (row.passage.language(), row.passage.text.as_str())),
@@ -257,7 +257,8 @@ fn read_settings(args: &FitArgs) -> Result<FitSettings> {
         let Some((key, value)) = setting.split_once('=') else {
             bail!("--set {setting:?} is not KEY=VALUE");
         };
-        let value: toml::Table = toml::from_str(&format!("value = {value}")).with_context(|| format!("--set {setting}"))?;
+        let value: toml::Table =
+            toml::from_str(&format!("value = {value}")).with_context(|| format!("--set {setting}"))?;
         let mut place = &mut table;
         let (path, leaf) = key.rsplit_once('.').unwrap_or(("", key));
         for part in path.split('.').filter(|part| !part.is_empty()) {
@@ -279,7 +280,8 @@ fn load_model(path: Option<&std::path::Path>) -> Result<vigie::scoring::Model> {
         None => vigie::models::builtin().context("the built-in model does not load"),
         Some(path) => {
             let bytes = std::fs::read(path).with_context(|| format!("could not read {}", path.display()))?;
-            vigie::scoring::Model::from_bytes(&bytes).with_context(|| format!("could not load model {}", path.display()))
+            vigie::scoring::Model::from_bytes(&bytes)
+                .with_context(|| format!("could not load model {}", path.display()))
         }
     }
 }

@@ -55,11 +55,14 @@ pub fn at_threshold(scores: &[f64], labels: &[bool], threshold: f64) -> (f64, f6
     let finite = |figure: f32| if figure.is_finite() { f64::from(figure) } else { 0.0 };
     let of = |said: &Array1<bool>, truth: &Array1<bool>| {
         // linfa orders its matrix by the labels that occur; with one class only it has no second row.
-        let both = truth.iter().any(|t| *t) && truth.iter().any(|t| !*t) && said.iter().any(|s| *s) && said.iter().any(|s| !*s);
+        let both = truth.iter().any(|t| *t)
+            && truth.iter().any(|t| !*t)
+            && said.iter().any(|s| *s)
+            && said.iter().any(|s| !*s);
         if !both {
             return counted(said, truth);
         }
-        match said.confusion_matrix(truth) {
+        match truth.confusion_matrix(said) {
             Ok(matrix) => (finite(matrix.precision()), finite(matrix.recall()), finite(matrix.f1_score())),
             Err(_) => (0.0, 0.0, 0.0),
         }
@@ -73,7 +76,11 @@ fn counted(said: &Array1<bool>, truth: &Array1<bool>) -> (f64, f64, f64) {
     let count = |s: bool, t: bool| said.iter().zip(truth).filter(|(a, b)| (**a, **b) == (s, t)).count() as f64;
     let (hits, false_alarms, missed) = (count(true, true), count(true, false), count(false, true));
     let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
-    (share(hits, hits + false_alarms), share(hits, hits + missed), share(2.0 * hits, 2.0 * hits + false_alarms + missed))
+    (
+        share(hits, hits + false_alarms),
+        share(hits, hits + missed),
+        share(2.0 * hits, 2.0 * hits + false_alarms + missed),
+    )
 }
 
 /// Area under the ROC curve, by linfa.
@@ -122,6 +129,13 @@ mod tests {
         assert!((found.macro_f1 - 2.0 / 3.0).abs() < 1e-6);
         assert!((found.always_yes_macro_f1 - 1.0 / 3.0).abs() < 1e-6);
         assert!((found.average_precision.unwrap() - (1.0 + 1.0 + 0.75) / 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn precision_and_recall_are_not_swapped() {
+        let (precision, recall, ..) =
+            at_threshold(&[0.9, 0.9, 0.9, 0.9, 0.1, 0.1], &[true, false, false, false, false, true], 0.5);
+        assert!((precision - 0.25).abs() < 1e-6 && (recall - 0.5).abs() < 1e-6, "{precision} {recall}");
     }
 
     #[test]

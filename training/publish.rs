@@ -4,14 +4,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use vigie::models::registry::Registry;
-use vigie::scoring::Model;
 
 /// Proves the candidate (form, checksum, canary texts) and puts it into the registry under its own version.
 pub fn publish(candidate: &Path, registry: &Path) -> Result<()> {
     let bytes = std::fs::read(candidate).with_context(|| format!("could not read {}", candidate.display()))?;
-    let model = Model::from_bytes(&bytes).with_context(|| format!("could not load model {}", candidate.display()))?;
-    Registry::open(registry)?.add(model.version(), &bytes)?;
-    println!("{}", model.version());
-    tracing::info!("compare with `vigie model diff`, then make it active with `vigie model promote {}`", model.version());
+    let version = Registry::open(registry)
+        .publish(&bytes)
+        .with_context(|| format!("could not publish {}", candidate.display()))?;
+    println!("{version}");
+    tracing::info!("compare with `vigie model diff`, then make it active with `vigie model promote {version}`");
     Ok(())
 }

@@ -128,7 +128,8 @@ mod tests {
 
     #[test]
     fn both_parts_get_some() {
-        let rows: Vec<_> = (0..200).map(|n| own(&format!("id{n}"), &format!("mot{n} autre{n} encore{n}"), None)).collect();
+        let rows: Vec<_> =
+            (0..200).map(|n| own(&format!("id{n}"), &format!("mot{n} autre{n} encore{n}"), None)).collect();
         let n_test = split(&rows).iter().filter(|place| place.part == Part::Test).count();
         assert!((10..60).contains(&n_test), "{n_test}");
     }
