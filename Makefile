@@ -1,0 +1,36 @@
+# The two commands: `make demo` runs the main job, `make test` passes the tests. Both install what is missing first.
+
+SHELL := /bin/bash
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+MESSAGES ?= 200
+
+.PHONY: demo test test-faults lint doc build train bench help
+
+help: ## Shows this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: ## Builds the release program and runs the whole main job on an embedded broker
+	@deploy/setup.sh build
+	@cargo build --release --locked --quiet
+	@target/release/vigie demo --messages $(MESSAGES)
+
+build: ## Builds both release programs
+	@deploy/setup.sh build
+	cargo build --release --locked --features training
+
+test: ## Runs every test: unit, integration, training, and against a real Apache Kafka
+	@deploy/setup.sh test
+	cargo test --locked --features training
+
+test-faults: ## Runs the long fault suite against three real brokers and writes docs/reliability-last.md
+	@deploy/setup.sh test
+	cargo test --locked --release --test kafka -- --ignored --nocapture --test-threads 1
+
+lint: ## Format, clippy with warnings as errors, documentation
+	cargo fmt --check
+	cargo clippy --locked --all-targets --features training -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --features training
+
+train: ## Rebuilds the default model and its report from the corpus and the public sets (DATA=folder)
+	@deploy/setup.sh build
+	cargo run --release --locked --features training --bin vigie-train -- run --data $(or $(DATA),../shared/datasets) --out src/models/default.vigie
