@@ -1,0 +1,114 @@
+//! The built-in model from outside: promises about explanations, hostile input and abstention.
+
+use std::time::Instant;
+
+use vigie::models::builtin;
+use vigie::scoring::{Abstained, Model, Scratch, Signal};
+
+const TEXTS: [&str; 6] = [
+    "Les Juifs contrôlent les banques, tout le monde le sait.",
+    "« Les Juifs contrôlent les banques » : encore ce vieux mensonge, il a déjà tué. Ne le laissons pas passer.",
+    "Le ministre a dénoncé mardi les messages antisémites publiés sur X et demandé leur retrait.",
+    "mon compte a été suspendu pour une blague sur le maire, merci les modos",
+    "On fait des crêpes dimanche, qui apporte le cidre ? 🥞",
+    "They should all be sent back, these people are animals and everybody knows it.",
+];
+
+fn model() -> Model {
+    builtin().unwrap()
+}
+
+#[test]
+fn contributions_add_up_to_the_margin_exactly() {
+    let (model, mut scratch) = (model(), Scratch::default());
+    for text in TEXTS {
+        let (_, explanations) = model.explain(text, None, &mut scratch);
+        assert_eq!(explanations.len(), Signal::ALL.len());
+        for explanation in explanations {
+            let spans: f64 = explanation.spans.iter().map(|span| span.contribution).sum();
+            let sum = explanation.bias + spans + explanation.other + explanation.rest;
+            assert_eq!(sum, explanation.margin, "{:?} of {text:?}", explanation.signal);
+            for span in explanation.spans {
+                assert!(text.is_char_boundary(span.start) && text.is_char_boundary(span.end) && span.start < span.end);
+            }
+        }
+    }
+}
+
+#[test]
+fn taking_out_the_top_span_lowers_the_score_more_than_taking_out_another() {
+    let (model, mut scratch) = (model(), Scratch::default());
+    let (mut decisive, mut tried) = (0, 0);
+    for (text, signal) in [(TEXTS[0], Signal::Antisemitism), (TEXTS[1], Signal::CounterSpeech), (TEXTS[2], Signal::Antisemitism),
+        (TEXTS[3], Signal::Moderation), (TEXTS[5], Signal::Attack)]
+    {
+        let (_, explanations) = model.explain(text, None, &mut scratch);
+        let spans: Vec<_> = explanations[signal.index()].spans.iter().filter(|span| span.contribution > 0.0).collect();
+        let margin_without = |start: usize, end: usize, scratch: &mut Scratch| {
+            model.margins_of_passage(&format!("{}{}", &text[..start], &text[end..]), scratch)[signal.index()]
+        };
+        let Some(top) = spans.first() else { continue };
+        let without_top = margin_without(top.start, top.end, &mut scratch);
+        for other in spans.iter().skip(1) {
+            tried += 1;
+            decisive += usize::from(without_top <= margin_without(other.start, other.end, &mut scratch));
+        }
+    }
+    assert!(tried >= 5 && decisive * 10 >= tried * 7, "{decisive} of {tried}");
+}
+
+#[test]
+fn hostile_texts_cost_linear_time() {
+    let (model, mut scratch) = (model(), Scratch::default());
+    let kinds: [(&str, fn(usize) -> String); 6] = [
+        ("one letter", |n| "a".repeat(n)),
+        ("combining marks", |n| format!("e{}", "\u{301}".repeat(n / 2))),
+        ("stars", |n| "j*i ".repeat(n / 4)),
+        ("spaced letters", |n| "a ".repeat(n / 2)),
+        ("hashtags", |n| "#stop".repeat(n / 5)),
+        ("invisible", |n| format!("mot{}", "\u{200b}".repeat(n / 3))),
+    ];
+    for (name, text) in kinds {
+        let mut seconds = [0.0; 2];
+        for (slot, n_bytes) in [200_000, 1_600_000].into_iter().enumerate() {
+            let text = text(n_bytes);
+            let start = Instant::now();
+            model.score(&text, Some("fr"), &mut scratch);
+            seconds[slot] = start.elapsed().as_secs_f64();
+        }
+        // Eight times the text: quadratic work would take sixty-four times as long.
+        assert!(seconds[1] < 30.0 * seconds[0] + 0.5, "{name}: {seconds:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_scored_is_said() {
+    let (model, mut scratch) = (model(), Scratch::default());
+    let mut check = |text: &str, hint: Option<&str>, expected: Option<Abstained>| {
+        let scored = model.score(text, hint, &mut scratch);
+        assert_eq!(scored.abstained, expected, "{text:?}");
+        assert_eq!(scored.signals.is_none(), expected.is_some());
+    };
+    check("", None, Some(Abstained::Empty));
+    check(" \n\t ", None, Some(Abstained::Empty));
+    check("ok", None, Some(Abstained::TooShort));
+    check("🙂🙂", Some("fr"), Some(Abstained::TooShort));
+    check("Guten Morgen, wir treffen uns heute Abend am Bahnhof und gehen dann essen.", None, Some(Abstained::UnsupportedLanguage));
+    check("Добрый вечер, сегодня мы идём в театр.", None, Some(Abstained::UnsupportedLanguage));
+    check("Hola, ¿qué tal estáis? Mañana vamos a la playa con los niños.", None, Some(Abstained::UnsupportedLanguage));
+    check("Bonsoir à tous, on se retrouve devant la gare ?", Some("de"), Some(Abstained::UnsupportedLanguage));
+    check("slt tu fais koi ce soir", None, None);
+    check("see you at the station tonight", None, None);
+}
+
+#[test]
+fn the_same_text_always_gets_the_same_scores() {
+    let model = model();
+    let (mut fresh, mut used) = (Scratch::default(), Scratch::default());
+    for text in TEXTS.iter().rev() {
+        model.score(text, None, &mut used);
+    }
+    for text in TEXTS {
+        assert_eq!(model.score(text, None, &mut fresh), model.score(text, None, &mut used));
+    }
+}
