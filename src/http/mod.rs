@@ -1,6 +1,6 @@
 //! The HTTP server: settings, a model and a metrics registry in, a running [`Server`] out.
 //!
-//! [`guard`](guard) lets requests in, [`score`] and [`perspective`] answer those with texts, and what only shows something is answered here.
+//! `guard` lets requests in, `score` and `perspective` answer those with texts, and what only shows something is answered here.
 
 mod error;
 mod guard;
