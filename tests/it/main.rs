@@ -1,1 +1,5 @@
+//! Behaviour from outside, without network and Docker.
 
+mod deploy;
+mod http;
+mod taught;
