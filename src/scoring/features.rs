@@ -299,8 +299,8 @@ impl TokenText {
                 for (near, other) in tokens[from..index].iter().enumerate() {
                     send(96, group_hash(other), span(from + near, from + near));
                 }
-                for near in index + 1..tokens.len().min(index + 1 + NEAR) {
-                    send(97, group_hash(&tokens[near]), span(near, near));
+                for (near, other) in tokens.iter().enumerate().skip(index + 1).take(NEAR) {
+                    send(97, group_hash(other), span(near, near));
                 }
             }
             // N-grams in which a group has no name.
