@@ -10,7 +10,7 @@ fn main() {
 }
 
 fn article() -> String {
-    vec![POST; 12].join("\n\n")
+    [POST; 12].join("\n\n")
 }
 
 #[divan::bench]

@@ -9,7 +9,7 @@ use argmin::solver::quasinewton::LBFGS;
 use linfa::dataset::Records;
 use linfa::prelude::*;
 use linfa::traits::{Fit, PredictInplace};
-use ndarray::{Array1, Array2, ArrayBase, Data, Ix2};
+use ndarray::{Array1, Array2};
 
 use crate::examples::{Examples, SparseRows};
 
@@ -220,19 +220,6 @@ fn log1p_exp(x: f64) -> f64 {
     if x > 0.0 { x + (-x).exp().ln_1p() } else { x.exp().ln_1p() }
 }
 
-/// Dense rows as sparse ones, for tests and small problems.
-pub fn sparse_of_dense<S: Data<Elem = f64>>(dense: &ArrayBase<S, Ix2>) -> SparseRows {
-    let mut rows = SparseRows { row_starts: vec![0], n_columns: dense.ncols(), ..SparseRows::default() };
-    for row in dense.rows() {
-        for (column, &value) in row.iter().enumerate().filter(|(_, value)| **value != 0.0) {
-            rows.columns.push(column as u32);
-            rows.values.push(value as f32);
-        }
-        rows.row_starts.push(rows.columns.len());
-    }
-    rows
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,6 +229,18 @@ mod tests {
     const VALID: SparseLogisticValidParams =
         SparseLogisticValidParams { l2: 0.5, max_iterations: 200, tolerance: 1e-8 };
     const PARAMS: SparseLogisticParams = SparseLogisticParams(VALID);
+
+    fn sparse_of_dense(dense: &Array2<f64>) -> SparseRows {
+        let mut rows = SparseRows { row_starts: vec![0], n_columns: dense.ncols(), ..SparseRows::default() };
+        for row in dense.rows() {
+            for (column, &value) in row.iter().enumerate().filter(|(_, value)| **value != 0.0) {
+                rows.columns.push(column as u32);
+                rows.values.push(value as f32);
+            }
+            rows.row_starts.push(rows.columns.len());
+        }
+        rows
+    }
 
     fn problem() -> (Array2<f64>, Array1<bool>) {
         let dense = array![

@@ -272,7 +272,7 @@ fn read_settings(args: &FitArgs) -> Result<FitSettings> {
         }
         place.insert(leaf.to_owned(), value["value"].clone());
     }
-    Ok(FitSettings::deserialize_from(table)?)
+    FitSettings::deserialize_from(table)
 }
 
 fn load_model(path: Option<&std::path::Path>) -> Result<vigie::scoring::Model> {

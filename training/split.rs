@@ -69,7 +69,7 @@ pub fn split(rows: &[Imported]) -> Vec<Place> {
             let unit = word_hash(&rows[root].passage.id);
             let share = if rows[root].origin == Origin::Own { TEST_SHARE_OWN } else { TEST_SHARE_ANNOTATED };
             let measured = matches!(row.origin, Origin::Own | Origin::Annotated);
-            let part = match (is_test[&root] || unit % share == 0, measured) {
+            let part = match (is_test[&root] || unit.is_multiple_of(share), measured) {
                 (true, true) => Part::Test,
                 (true, false) if is_test[&root] => Part::Aside,
                 (true, false) if row.origin == Origin::Public => Part::Train,
