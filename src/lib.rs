@@ -4,5 +4,8 @@
 
 pub mod config;
 pub mod metrics;
+pub mod models;
 pub mod record;
 pub mod scoring;
+pub mod shutdown;
+pub mod stream;
