@@ -1,1 +1,3 @@
+//! Behaviour from outside, without network and Docker.
 
+mod stream;
