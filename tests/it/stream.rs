@@ -1,6 +1,7 @@
 //! The road from input topic to output topics, against librdkafka's in-process broker.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus::Registry;
