@@ -58,7 +58,6 @@ pub fn run(args: &DemoArgs, environment: &Environment) -> Result<(), Failure> {
         pace: n_records.is_none().then_some(PACE).filter(|_| args.input.is_none()),
         keep_records: true,
     };
-    wait_until_ready(&parts)?;
     let mut trip = RoundTrip::start(&settings.kafka, plan)?;
     let watched = watch(&mut trip, &mut stage, &parts, &interrupted);
     // Both consumers go before the broker: librdkafka's mock does not survive the other order.
@@ -110,18 +109,6 @@ async fn start(settings: &Settings, has_address: bool, shutdown: &Shutdown) -> R
         settings.http.http = format!("127.0.0.1:{port}");
     }
     Parts::start(&settings, shutdown).await
-}
-
-/// Waits for the group, so that the figures are those of a running service.
-fn wait_until_ready(parts: &Parts) -> Result<(), Failure> {
-    let began = Instant::now();
-    while !parts.is_ready() && !parts.is_finished() {
-        if began.elapsed() > PATIENCE {
-            return Err(Failure::work(anyhow!("service was not ready after {} s", PATIENCE.as_secs())));
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
 }
 
 /// The texts of the demo.

@@ -2,10 +2,13 @@
 //!
 //! Every record carries its number in a header. The service keeps headers on score records and on dead letters, so that each can be matched
 //! whatever its id is, and records of others on the same topics are passed over.
+//!
+//! The first record goes alone. Until it is back clients connect, producers ask for their ids and the group forms, which takes seconds and
+//! says nothing about the service; the clock starts behind it, and it counts for everything but rate and latency.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -64,7 +67,7 @@ pub struct Tally {
     pub n_refused: u64,
     /// From sending to reading back, in microseconds.
     pub latencies: Histogram<u64>,
-    /// From the first record sent to the last arrival.
+    /// From the first arrival to the last.
     pub took: Duration,
 }
 
@@ -76,7 +79,7 @@ impl Tally {
 
     /// Records a second, there and back.
     pub fn rate(&self) -> f64 {
-        (self.n_scores + self.n_dead) as f64 / self.took.as_secs_f64().max(1e-9)
+        (self.n_scores + self.n_dead).saturating_sub(1) as f64 / self.took.as_secs_f64().max(1e-9)
     }
 
     /// A latency in milliseconds, for example of `0.99`.
@@ -89,7 +92,9 @@ impl Tally {
 #[derive(Debug)]
 struct Sending {
     run: String,
-    began: Instant,
+    created: Instant,
+    /// When the first record was back.
+    clock: OnceLock<Instant>,
     stop: AtomicBool,
     is_over: AtomicBool,
     /// Records that the broker has taken.
@@ -161,7 +166,8 @@ impl RoundTrip {
         let now = Instant::now();
         let sending = Arc::new(Sending {
             run: format!("{:x}", Timestamp::now().as_nanosecond()),
-            began: now,
+            created: now,
+            clock: OnceLock::new(),
             stop: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             n_taken: AtomicU64::new(0),
@@ -218,10 +224,12 @@ impl RoundTrip {
             return Ok(None);
         }
         self.seen[word] |= bit;
-        let latency = self.sending.began.elapsed().saturating_sub(sent_at);
-        self.tally.latencies.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).max(1));
+        if number > 0 {
+            let latency = self.sending.created.elapsed().saturating_sub(sent_at);
+            self.tally.latencies.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).max(1));
+        }
+        self.tally.took = self.sending.clock.get_or_init(Instant::now).elapsed();
         *(if is_score { &mut self.tally.n_scores } else { &mut self.tally.n_dead }) += 1;
-        self.tally.took = self.sending.began.elapsed();
         let record = self.sending.arrive(number).filter(|_| self.sending.keeps_records);
         let score = is_score.then(|| message.payload().unwrap_or_default().to_vec());
         Ok(Some(Arrival { number, score, record }))
@@ -317,8 +325,11 @@ fn send(producer: &ThreadedProducer<Reports>, topic: &str, plan: Plan, sending: 
             || sending.n_bytes_in_flight.load(Ordering::Relaxed) >= plan.max_in_flight_bytes
     };
     for (number, record) in (0u64..).zip(plan.records) {
-        if let Some(pace) = plan.pace {
-            let due = sending.began + pace * u32::try_from(number).unwrap_or(u32::MAX);
+        while number > 0 && sending.clock.get().is_none() && !sending.stop.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if let (Some(pace), Some(&clock)) = (plan.pace, sending.clock.get()) {
+            let due = clock + pace * u32::try_from(number).unwrap_or(u32::MAX);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
         while is_full() && !sending.stop.load(Ordering::SeqCst) {
@@ -329,7 +340,7 @@ fn send(producer: &ThreadedProducer<Reports>, topic: &str, plan: Plan, sending: 
         }
         sending.depart(number, &record);
         let key = number.to_string();
-        let stamp = format!("{} {number} {}", sending.run, sending.began.elapsed().as_micros());
+        let stamp = format!("{} {number} {}", sending.run, sending.created.elapsed().as_micros());
         let headers = OwnedHeaders::new().insert(Header { key: HEADER, value: Some(&stamp) });
         let mut message = BaseRecord::with_opaque_to(topic, number as usize)
             .key(&key)

@@ -50,7 +50,6 @@ pub fn runtime() -> Result<Runtime, Failure> {
 
 /// The running service.
 pub struct Parts {
-    metrics: Metrics,
     server: Option<Server>,
     service: Service,
 }
@@ -68,7 +67,7 @@ impl Parts {
             Some(http::start(&settings.http, &settings.input, model.clone(), registry, metrics.clone(), ready).await?)
         };
         let service = stream::start(settings, model.clone(), metrics.clone(), shutdown.clone())?;
-        reload::start(settings.model.clone(), model.clone(), metrics.clone(), shutdown.clone())
+        reload::start(settings.model.clone(), model.clone(), metrics, shutdown.clone())
             .context("could not wait for SIGHUP")?;
         let address = server.as_ref().map(|server| server.local_address().to_string());
         info!(
@@ -79,17 +78,12 @@ impl Parts {
             http = address.as_deref().unwrap_or("off"),
             "started"
         );
-        Ok(Parts { metrics, server, service })
+        Ok(Parts { server, service })
     }
 
     /// Where HTTP is served.
     pub fn http_address(&self) -> Option<std::net::SocketAddr> {
         self.server.as_ref().map(Server::local_address)
-    }
-
-    /// Says whether the stream takes messages.
-    pub fn is_ready(&self) -> bool {
-        self.metrics.ready.get() == 1
     }
 
     /// Says whether the stream has ended.
