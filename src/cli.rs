@@ -35,6 +35,8 @@ pub enum Command {
     Demo(DemoArgs),
     Serve(ServeArgs),
     Check(CheckArgs),
+    Replay(ReplayArgs),
+    Bench(BenchArgs),
     Score(ScoreArgs),
     Explain(ExplainArgs),
     Model(ModelArgs),
@@ -89,6 +91,72 @@ pub struct CheckArgs {
     pub service: ServiceFlags,
     #[command(flatten)]
     pub model: ModelFlags,
+    #[command(flatten)]
+    pub config: ConfigFlags,
+}
+
+/// Put dead letters back on the input topic, each once
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What was replayed is remembered in the offsets of the group GROUP.replay, as long as the broker keeps those of an idle group (offsets.retention.minutes, 7 days by default)."
+)]
+pub struct ReplayArgs {
+    /// Only these reasons: empty, too_large, not_utf8, not_json, too_deep, text_missing, text_not_string, output_too_large, internal; repeatable
+    #[arg(long, value_name = "REASON")]
+    pub reason: Vec<String>,
+    /// Only dead letters from this time on: 2026-11-22T10:00:00Z, or how long ago: 90m, 6h, 2d
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only dead letters before this time
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Only offsets A to B, both included, of partition P of the dead-letter topic; repeatable
+    #[arg(long, value_name = "P:A-B")]
+    pub offsets: Vec<String>,
+    /// Say what would be replayed and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub kafka: KafkaFlags,
+    #[command(flatten)]
+    pub config: ConfigFlags,
+}
+
+/// Measure a running service: send texts, match every score, report loss, duplicates, throughput and latency
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Texts to send
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(2..))]
+    pub messages: u64,
+    /// Texts a second; without, as fast as scores come back
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub rate: Option<u64>,
+    /// Most texts under way
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub in_flight: u64,
+    /// Texts to send in turn, one a line, plain or JSON objects with `text` [default: the texts of `vigie demo`]
+    #[arg(long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// Seconds without any score after which the others are counted as lost
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub patience: u64,
+    /// Fail when more than this share of the texts is lost
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    pub max_loss: f64,
+    /// Fail when the 99th percentile of the latency is higher
+    #[arg(long, value_name = "MILLISECONDS")]
+    pub p99_ms: Option<f64>,
+    /// Fail when fewer texts a second come through
+    #[arg(long, value_name = "N")]
+    pub min_rate: Option<f64>,
+    /// Print JSON on a terminal too
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub kafka: KafkaFlags,
     #[command(flatten)]
     pub config: ConfigFlags,
 }
@@ -275,6 +343,24 @@ impl ServeArgs {
         self.kafka.add_to(&mut flags);
         self.service.add_to(&mut flags);
         self.model.add_to(&mut flags);
+        flags
+    }
+}
+
+impl ReplayArgs {
+    /// The settings that the call gives.
+    pub fn flags(&self) -> Flags {
+        let mut flags = self.config.flags();
+        self.kafka.add_to(&mut flags);
+        flags
+    }
+}
+
+impl BenchArgs {
+    /// The settings that the call gives.
+    pub fn flags(&self) -> Flags {
+        let mut flags = self.config.flags();
+        self.kafka.add_to(&mut flags);
         flags
     }
 }

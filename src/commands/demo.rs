@@ -35,6 +35,9 @@ const MOST_ROWS: u64 = 40;
 /// Nothing came back for so long: something is lost.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a second score of a message is waited for.
+const SETTLE: Duration = Duration::from_millis(100);
+
 pub fn run(args: &DemoArgs, environment: &Environment) -> Result<(), Failure> {
     let settings = settings(args, environment)?;
     logging::start(&settings.log, environment)?;
@@ -175,7 +178,7 @@ fn watch(trip: &mut RoundTrip, stage: &mut Stage, parts: &Parts, interrupted: &S
             return Err(Failure::work(fact).hint("run it again with --log debug, and tell us what it says"));
         }
     }
-    Ok(())
+    trip.settle(SETTLE)
 }
 
 fn verdict(tally: &Tally) -> Result<(), Failure> {

@@ -1,5 +1,6 @@
 //! What the program does: a parsed call in, output and an exit code out. One command a file.
 
+mod bench;
 mod check;
 mod demo;
 mod explain;
@@ -7,6 +8,7 @@ mod failure;
 mod logging;
 mod manual;
 mod model;
+mod replay;
 mod roundtrip;
 mod samples;
 mod score;
@@ -23,6 +25,8 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(&args, environment),
         Command::Serve(args) => serve::run(&args, environment),
         Command::Check(args) => check::run(&args, environment),
+        Command::Replay(args) => replay::run(&args, environment),
+        Command::Bench(args) => bench::run(&args, environment),
         Command::Score(args) => score::run(&args, environment),
         Command::Explain(args) => explain::run(&args, environment),
         Command::Model(args) => model::run(&args, environment),

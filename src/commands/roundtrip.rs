@@ -235,6 +235,15 @@ impl RoundTrip {
         Ok(Some(Arrival { number, score, record }))
     }
 
+    /// Reads on for a while, so that a second score of a record is seen too.
+    pub fn settle(&mut self, time: Duration) -> Result<(), Failure> {
+        let began = Instant::now();
+        while began.elapsed() < time {
+            self.next(Duration::from_millis(20))?;
+        }
+        Ok(())
+    }
+
     /// Sends no more.
     pub fn stop_sending(&self) {
         self.sending.stop.store(true, Ordering::SeqCst);
