@@ -32,12 +32,133 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Demo(DemoArgs),
+    Serve(ServeArgs),
+    Check(CheckArgs),
+    Replay(ReplayArgs),
+    Bench(BenchArgs),
     Score(ScoreArgs),
     Explain(ExplainArgs),
     Model(ModelArgs),
     /// Print the manual of all settings in Markdown
     #[command(hide = true)]
     Manual,
+}
+
+/// See it all run on a broker inside the program: sample texts in, their scores on the screen
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// End after so many messages; without, new ones come until Ctrl-C
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub messages: Option<u64>,
+    /// Your own texts, one a line, plain or JSON objects with `text`; `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// Address of page and metrics, or `off` [default: 127.0.0.1:9464, or the next free port]
+    #[arg(long, value_name = "ADDRESS", help_heading = "Settings")]
+    pub http: Option<String>,
+    /// Log level or filter [default: warn]
+    #[arg(long, value_name = "LEVEL", help_heading = "Settings")]
+    pub log: Option<String>,
+    #[command(flatten)]
+    pub model: ModelFlags,
+    #[command(flatten)]
+    pub config: ConfigFlags,
+}
+
+/// Run the service: texts from the input topic in, score records out, until SIGTERM
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub kafka: KafkaFlags,
+    #[command(flatten)]
+    pub service: ServiceFlags,
+    #[command(flatten)]
+    pub model: ModelFlags,
+    #[command(flatten)]
+    pub config: ConfigFlags,
+}
+
+/// Check everything that `vigie serve` needs: configuration, model, broker, topics, rights
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Print JSON lines
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub kafka: KafkaFlags,
+    #[command(flatten)]
+    pub service: ServiceFlags,
+    #[command(flatten)]
+    pub model: ModelFlags,
+    #[command(flatten)]
+    pub config: ConfigFlags,
+}
+
+/// Put dead letters back on the input topic, each once
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What was replayed is remembered in the offsets of the group GROUP.replay, as long as the broker keeps those of an idle group (offsets.retention.minutes, 7 days by default)."
+)]
+pub struct ReplayArgs {
+    /// Only these reasons: empty, too_large, not_utf8, not_json, too_deep, text_missing, text_not_string, output_too_large, internal; repeatable
+    #[arg(long, value_name = "REASON")]
+    pub reason: Vec<String>,
+    /// Only dead letters from this time on: 2026-11-22T10:00:00Z, or how long ago: 90m, 6h, 2d
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only dead letters before this time
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Only offsets A to B, both included, of partition P of the dead-letter topic; repeatable
+    #[arg(long, value_name = "P:A-B")]
+    pub offsets: Vec<String>,
+    /// Say what would be replayed and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub kafka: KafkaFlags,
+    #[command(flatten)]
+    pub config: ConfigFlags,
+}
+
+/// Measure a running service: send texts, match every score, report loss, duplicates, throughput and latency
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Texts to send
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(2..))]
+    pub messages: u64,
+    /// Texts a second; without, as fast as scores come back
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub rate: Option<u64>,
+    /// Most texts under way
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub in_flight: u64,
+    /// Texts to send in turn, one a line, plain or JSON objects with `text` [default: the texts of `vigie demo`]
+    #[arg(long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// Seconds without any score after which the others are counted as lost
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub patience: u64,
+    /// Fail when more than this share of the texts is lost
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    pub max_loss: f64,
+    /// Fail when the 99th percentile of the latency is higher
+    #[arg(long, value_name = "MILLISECONDS")]
+    pub p99_ms: Option<f64>,
+    /// Fail when fewer texts a second come through
+    #[arg(long, value_name = "N")]
+    pub min_rate: Option<f64>,
+    /// Print JSON on a terminal too
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub kafka: KafkaFlags,
+    #[command(flatten)]
+    pub config: ConfigFlags,
 }
 
 /// Score texts: a table on a terminal, score records as JSON lines otherwise
@@ -176,6 +297,83 @@ pub struct KafkaFlags {
     /// librdkafka property, for one side with `consumer.` or `producer.` in front; VALUE `@/path` is read from that file; repeatable
     #[arg(short = 'X', value_name = "KEY=VALUE", action = ArgAction::Append, help_heading = "Settings")]
     pub properties: Vec<String>,
+}
+
+/// How the service runs.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ServiceFlags {
+    /// `at-least-once` or `exactly-once` [default: at-least-once]
+    #[arg(long, value_name = "WHICH", help_heading = "Settings")]
+    pub delivery: Option<String>,
+    /// Address of page, scoring, metrics and health, or `off` [default: 127.0.0.1:9464]
+    #[arg(long, value_name = "ADDRESS", help_heading = "Settings")]
+    pub http: Option<String>,
+    /// Create missing topics
+    #[arg(long, help_heading = "Settings")]
+    pub create_topics: bool,
+    /// Log level or filter [default: info]
+    #[arg(long, value_name = "LEVEL", help_heading = "Settings")]
+    pub log: Option<String>,
+    /// `text` or `json` [default: text]
+    #[arg(long, value_name = "FORMAT", help_heading = "Settings")]
+    pub log_format: Option<String>,
+}
+
+impl ServiceFlags {
+    /// Adds them to the settings of a call.
+    pub fn add_to(&self, flags: &mut Flags) {
+        let create_topics = self.create_topics.then(|| "true".to_owned());
+        add(
+            flags,
+            [
+                ("delivery", &self.delivery),
+                ("http", &self.http),
+                ("create_topics", &create_topics),
+                ("log", &self.log),
+                ("log_format", &self.log_format),
+            ],
+        );
+    }
+}
+
+impl ServeArgs {
+    /// The settings that the call gives.
+    pub fn flags(&self) -> Flags {
+        let mut flags = self.config.flags();
+        self.kafka.add_to(&mut flags);
+        self.service.add_to(&mut flags);
+        self.model.add_to(&mut flags);
+        flags
+    }
+}
+
+impl ReplayArgs {
+    /// The settings that the call gives.
+    pub fn flags(&self) -> Flags {
+        let mut flags = self.config.flags();
+        self.kafka.add_to(&mut flags);
+        flags
+    }
+}
+
+impl BenchArgs {
+    /// The settings that the call gives.
+    pub fn flags(&self) -> Flags {
+        let mut flags = self.config.flags();
+        self.kafka.add_to(&mut flags);
+        flags
+    }
+}
+
+impl CheckArgs {
+    /// The settings that the call gives.
+    pub fn flags(&self) -> Flags {
+        let mut flags = self.config.flags();
+        self.kafka.add_to(&mut flags);
+        self.service.add_to(&mut flags);
+        self.model.add_to(&mut flags);
+        flags
+    }
 }
 
 impl ConfigFlags {

@@ -33,7 +33,7 @@ pub fn run(args: &ExplainArgs, environment: &Environment) -> Result<(), Failure>
         return Ok(());
     }
     writeln!(out, "{}", screen.table_head("text"))?;
-    writeln!(out, "{}\n", screen.table_row(&text, &scored))?;
+    writeln!(out, "{}\n", screen.table_row(&text, &(&scored).into()))?;
     for line in lines_of(&screen, &text, &scored, &explanation, args.all) {
         writeln!(out, "{line}")?;
     }

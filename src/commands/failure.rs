@@ -4,8 +4,11 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::config::ConfigError;
+use crate::http::HttpError;
 use crate::models::LoadError;
 use crate::models::registry::RegistryError;
+use crate::stream::StreamError;
+use crate::stream::topics::TopicError;
 
 /// The work failed, or a gate was not met.
 const WORK: u8 = 1;
@@ -37,6 +40,25 @@ impl Failure {
         self
     }
 
+    /// What happened, with its causes, each once.
+    pub fn fact(&self) -> String {
+        let mut said = self.error.to_string();
+        for cause in self.error.chain().skip(1) {
+            let cause = cause.to_string();
+            // Some libraries repeat their source in their own text.
+            if !said.contains(&cause) {
+                said.push_str(": ");
+                said.push_str(&cause);
+            }
+        }
+        said
+    }
+
+    /// The hint.
+    pub fn next_step(&self) -> Option<String> {
+        self.hint.clone()
+    }
+
     /// Prints the error with its causes, each once, and the hint; returns the exit code.
     pub fn report(&self) -> ExitCode {
         // Whoever read our output has had enough (`vigie score … | head`): nothing went wrong.
@@ -50,16 +72,7 @@ impl Failure {
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut said = self.error.to_string();
-        for cause in self.error.chain().skip(1) {
-            let cause = cause.to_string();
-            // Some libraries repeat their source in their own text.
-            if !said.contains(&cause) {
-                said.push_str(": ");
-                said.push_str(&cause);
-            }
-        }
-        write!(f, "error: {said}")?;
+        write!(f, "error: {}", self.fact())?;
         self.hint.iter().try_for_each(|hint| write!(f, "\nhint: {hint}"))
     }
 }
@@ -92,6 +105,32 @@ impl From<LoadError> for Failure {
 
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Failure {
+        let hint = error.hint();
+        Failure::work(error).hint(hint)
+    }
+}
+
+impl From<HttpError> for Failure {
+    fn from(error: HttpError) -> Failure {
+        let hint = error.hint();
+        let failure = match error {
+            HttpError::Address { .. } => Failure::call(error),
+            _ => Failure::work(error),
+        };
+        failure.hint(hint)
+    }
+}
+
+impl From<StreamError> for Failure {
+    fn from(error: StreamError) -> Failure {
+        let hint = error.hint();
+        let failure = if error.is_configuration() { Failure::call(error) } else { Failure::work(error) };
+        hint.into_iter().fold(failure, Failure::hint)
+    }
+}
+
+impl From<TopicError> for Failure {
+    fn from(error: TopicError) -> Failure {
         let hint = error.hint();
         Failure::work(error).hint(hint)
     }

@@ -213,7 +213,7 @@ impl<W: Write> Run<'_, W> {
         explanation: Option<&[Explanation]>,
     ) -> Result<(), Failure> {
         if self.as_table {
-            writeln!(self.out, "{}", self.screen.table_row(&document.name, scored))?;
+            writeln!(self.out, "{}", self.screen.table_row(&document.name, &scored.into()))?;
             for line in super::explain::lines(&self.screen, &document.text, scored, explanation.unwrap_or_default()) {
                 writeln!(self.out, "    {line}")?;
             }

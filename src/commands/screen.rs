@@ -6,7 +6,8 @@ use clap::builder::styling::{AnsiColor, Effects, Style};
 use console::{Alignment, measure_text_width, pad_str, truncate_str};
 
 use crate::config::Environment;
-use crate::scoring::{Band, Reading, Scored, Signal};
+use crate::scoring::signals::N_SIGNALS;
+use crate::scoring::{Abstained, Band, Reading, Scored, Signal, SignalScore};
 
 /// Explains the marks; printed under a table.
 pub const LEGEND: &str = "▲ high  ~ uncertain  · low";
@@ -14,6 +15,21 @@ const HEADERS: [&str; 5] = ["antisem", "hate", "moder", "attack", "counter"];
 const READING_WIDTH: usize = 14;
 /// Columns of everything in a row but the name: language, five scores, reading, and the gaps between.
 const FIXED_WIDTH: usize = 2 + 7 + 6 + 6 + 6 + 7 + READING_WIDTH + 7 * 2;
+
+/// What a row shows of a scored text.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a> {
+    pub lang: &'a str,
+    pub signals: Option<[SignalScore; N_SIGNALS]>,
+    pub reading: Option<Reading>,
+    pub abstained: Option<Abstained>,
+}
+
+impl From<&Scored> for Row<'_> {
+    fn from(scored: &Scored) -> Self {
+        Row { lang: scored.lang.code, signals: scored.signals, reading: scored.reading, abstained: scored.abstained }
+    }
+}
 
 /// Standard output as far as it shapes what is printed.
 #[derive(Debug, Clone, Copy)]
@@ -50,17 +66,17 @@ impl Screen {
         self.paint(&line, Style::new().bold())
     }
 
+    /// A row's name and what is to be said instead of scores.
+    pub fn table_note(&self, name: &str, note: &str) -> String {
+        format!("{}      {}", self.name_cell(name), self.paint(note, dimmed()))
+    }
+
     /// One row: a name (or the beginning of a text), the language, five scores with their bands, the reading.
-    pub fn table_row(&self, name: &str, scored: &Scored) -> String {
-        let name = printable(name);
-        let width = self.name_width();
-        let name = pad_str(&truncate_str(&name, width, "…"), width, Alignment::Left, None).into_owned();
-        let mut line = format!("{name}  {:<2}", truncate_str(scored.lang.code, 2, ""));
-        if scored.lang.code == "und" {
-            line = format!("{name}  ??");
-        }
-        let Some(signals) = scored.signals else {
-            let why = scored.abstained.map_or("", |why| why.as_str());
+    pub fn table_row(&self, name: &str, row: &Row<'_>) -> String {
+        let lang = if row.lang == "und" { "??" } else { row.lang };
+        let mut line = format!("{}  {:<2}", self.name_cell(name), truncate_str(lang, 2, ""));
+        let Some(signals) = row.signals else {
+            let why = row.abstained.map_or("", |why| why.as_str());
             return format!("{line}  {}", self.paint(&format!("no scores: {why}"), dimmed()));
         };
         for (signal, header) in Signal::ALL.into_iter().zip(HEADERS) {
@@ -70,10 +86,15 @@ impl Screen {
             line.push_str("  ");
             line.push_str(&self.paint(&cell, band_style(signal, found.band)));
         }
-        let reading = scored.reading.unwrap_or(Reading::Uncertain);
+        let reading = row.reading.unwrap_or(Reading::Uncertain);
         line.push_str("  ");
         line.push_str(&self.paint(reading.as_str(), reading_style(reading)));
         line
+    }
+
+    fn name_cell(&self, name: &str) -> String {
+        let (name, width) = (printable(name), self.name_width());
+        pad_str(&truncate_str(&name, width, "…"), width, Alignment::Left, None).into_owned()
     }
 
     fn name_width(&self) -> usize {

@@ -1,5 +1,9 @@
-//! Behaviour from outside, without network and Docker.
+//! Behaviour from outside: no network beyond loopback, no Docker.
 
+mod architecture;
+mod cli;
+mod core;
 mod deploy;
 mod http;
+mod stream;
 mod taught;

@@ -1,0 +1,422 @@
+//! The road from input topic to output topics, against librdkafka's in-process broker.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use prometheus::Registry;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::{Header, Headers as _, Message as _, OwnedHeaders, OwnedMessage};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use serde_json::{Value, json};
+use vigie::config::*;
+use vigie::metrics::Metrics;
+use vigie::models::{self, ModelHandle};
+use vigie::shutdown::Shutdown;
+use vigie::stream::{self, Service, StreamError};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const N_PARTITIONS: i32 = 4;
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+/// A broker with the three topics.
+fn cluster() -> Cluster {
+    let cluster = MockCluster::new(1).unwrap();
+    for topic in ["vigie.in", "vigie.scores", "vigie.dead"] {
+        cluster.create_topic(topic, N_PARTITIONS, 1).unwrap();
+    }
+    cluster
+}
+
+fn settings(cluster: &Cluster) -> Settings {
+    let consumer_properties = [("fetch.wait.max.ms", "10")];
+    Settings {
+        kafka: KafkaSettings {
+            brokers: cluster.bootstrap_servers(),
+            group: "vigie".to_owned(),
+            instance_id: String::new(),
+            input_topic: "vigie.in".to_owned(),
+            output_topic: "vigie.scores".to_owned(),
+            dead_letter_topic: "vigie.dead".to_owned(),
+            delivery: Delivery::AtLeastOnce,
+            transactional_id: String::new(),
+            create_topics: false,
+            partitions: N_PARTITIONS,
+            replication: 1,
+            properties: BTreeMap::new(),
+            consumer_properties: consumer_properties.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            producer_properties: [("linger.ms".to_owned(), "0".to_owned())].into(),
+        },
+        input: InputSettings {
+            text_pointer: "/text".to_owned(),
+            max_bytes: 1 << 20,
+            max_depth: 32,
+            explain: false,
+            dead_letter_text: true,
+        },
+        pipeline: PipelineSettings {
+            batch_messages: 64,
+            batch_wait_ms: 5,
+            workers: 2,
+            max_in_flight: 1000,
+            max_in_flight_bytes: 16 << 20,
+            commit_interval_ms: 50,
+            transaction_messages: 100,
+            drain_timeout_ms: 10_000,
+        },
+        model: ModelSettings { model: String::new(), registry: "models".into() },
+        http: HttpSettings {
+            http: "off".to_owned(),
+            max_body_bytes: 1 << 20,
+            timeout_ms: 1000,
+            max_requests: 1,
+            token_file: String::new(),
+        },
+        log: LogSettings { log: "info".to_owned(), log_format: LogFormat::Text },
+    }
+}
+
+/// A service that runs until it is stopped.
+struct Running {
+    service: Service,
+    shutdown: Shutdown,
+    metrics: Metrics,
+}
+
+fn run(settings: &Settings) -> Running {
+    let metrics = Metrics::register(&Registry::new()).unwrap();
+    let shutdown = Shutdown::new();
+    let models = ModelHandle::new(Arc::new(models::builtin().unwrap()));
+    let service = stream::start(settings, models, metrics.clone(), shutdown.clone()).unwrap();
+    Running { service, shutdown, metrics }
+}
+
+impl Running {
+    fn stop(self) -> Result<(), StreamError> {
+        self.shutdown.request();
+        self.service.join()
+    }
+}
+
+fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_true() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+struct Input {
+    partition: i32,
+    key: Option<&'static str>,
+    payload: Option<Vec<u8>>,
+    headers: Vec<(&'static str, &'static str)>,
+    timestamp: Option<i64>,
+}
+
+fn input(partition: i32, payload: impl Into<Vec<u8>>) -> Input {
+    Input { partition, payload: Some(payload.into()), ..Input::default() }
+}
+
+fn produce(cluster: &Cluster, inputs: &[Input]) {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", cluster.bootstrap_servers())
+        .set("linger.ms", "0")
+        .set("message.max.bytes", "20000000")
+        .create()
+        .unwrap();
+    for input in inputs {
+        let headers = input
+            .headers
+            .iter()
+            .fold(OwnedHeaders::new(), |headers, &(key, value)| headers.insert(Header { key, value: Some(value) }));
+        let record = BaseRecord::<str, [u8]> {
+            topic: "vigie.in",
+            partition: Some(input.partition),
+            payload: input.payload.as_deref(),
+            key: input.key,
+            timestamp: input.timestamp,
+            headers: Some(headers),
+            delivery_opaque: (),
+        };
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(PATIENCE).unwrap();
+}
+
+/// Reads a topic from its start until `n` records came.
+fn read(cluster: &Cluster, topic: &str, n: usize) -> Vec<OwnedMessage> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", cluster.bootstrap_servers())
+        .set("group.id", "reader")
+        .set("enable.auto.commit", "false")
+        .set("fetch.wait.max.ms", "10")
+        .create()
+        .unwrap();
+    let mut list = TopicPartitionList::new();
+    for partition in 0..N_PARTITIONS {
+        list.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+    }
+    consumer.assign(&list).unwrap();
+    let mut records = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    while records.len() < n {
+        assert!(Instant::now() < deadline, "{} of {n} records came from {topic}", records.len());
+        if let Some(Ok(message)) = consumer.poll(Duration::from_millis(20)) {
+            records.push(message.detach());
+        }
+    }
+    records
+}
+
+fn values(records: &[OwnedMessage]) -> Vec<Value> {
+    records.iter().map(|record| serde_json::from_slice(record.payload().unwrap()).unwrap()).collect()
+}
+
+fn header<'a>(record: &'a OwnedMessage, name: &str) -> Option<&'a str> {
+    let header = record.headers()?.iter().filter(|header| header.key == name).last()?;
+    header.value.map(|value| std::str::from_utf8(value).unwrap())
+}
+
+/// The group's committed offset of a partition; `None` before the first.
+fn committed(cluster: &Cluster, partition: i32) -> Option<i64> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", cluster.bootstrap_servers())
+        .set("group.id", "vigie")
+        .create()
+        .unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition("vigie.in", partition);
+    let list = consumer.committed_offsets(list, PATIENCE).unwrap();
+    let offset = list.elements()[0].offset();
+    match offset {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
+    }
+}
+
+const TEXT: &str = "Les modérateurs ont supprimé ce commentaire hier soir parce qu'il insultait toute une communauté.";
+
+fn check_score_shape(record: &Value) {
+    let keys: BTreeSet<&str> = record.as_object().unwrap().keys().map(String::as_str).collect();
+    let expected = [
+        "schema",
+        "id",
+        "source",
+        "model",
+        "lang",
+        "signals",
+        "reading",
+        "abstained",
+        "passages",
+        "explanation",
+        "scored_at",
+    ];
+    assert_eq!(keys, expected.into(), "{record}");
+    assert_eq!(record["schema"], "vigie.score/1");
+    assert_eq!(record["model"]["sha256"].as_str().unwrap().len(), 64);
+    record["scored_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    if record["abstained"].is_null() {
+        for signal in ["antisemitism", "hate_speech", "moderation", "attack", "counter_speech"] {
+            let score = record["signals"][signal]["score"].as_f64().unwrap();
+            assert!((0.0..1.0).contains(&score), "{record}");
+            assert!(["low", "uncertain", "high"].contains(&record["signals"][signal]["band"].as_str().unwrap()));
+        }
+    } else {
+        assert!(record["signals"].is_null() && record["reading"].is_null(), "{record}");
+    }
+}
+
+#[test]
+fn every_kind_of_input_gets_its_score() {
+    let cluster = cluster();
+    let event = json!({"specversion": "1.0", "type": "post", "source": "s", "id": "event-1", "data": {"text": TEXT}});
+    let inputs = [
+        input(0, json!({"id": "json-1", "text": TEXT, "title": "t", "lang": "fr"}).to_string()),
+        input(1, TEXT),
+        Input { headers: vec![("ce_id", "event-2"), ("trace", "abc")], ..input(2, json!({"text": TEXT}).to_string()) },
+        Input { key: Some("k"), timestamp: Some(1_700_000_000_123), ..input(3, event.to_string()) },
+        input(0, json!({"id": "blank", "text": " "}).to_string()),
+    ];
+    produce(&cluster, &inputs);
+    let running = run(&settings(&cluster));
+    let records = read(&cluster, "vigie.scores", inputs.len());
+    let scores = values(&records);
+    scores.iter().for_each(check_score_shape);
+    let ids: BTreeSet<&str> = scores.iter().map(|score| score["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, BTreeSet::from(["json-1", "vigie.in/1/0", "event-2", "event-1", "blank"]));
+    let of = |id: &str| scores.iter().position(|score| score["id"] == id).unwrap();
+    assert_eq!(scores[of("blank")]["abstained"], "empty");
+    assert_eq!(scores[of("json-1")]["source"]["partition"], 0);
+    assert_eq!(header(&records[of("event-2")], "trace"), Some("abc"));
+    let event = &records[of("event-1")];
+    assert_eq!((event.key(), event.timestamp().to_millis()), (Some(&b"k"[..]), Some(1_700_000_000_123)));
+    assert_eq!(scores[of("event-1")]["source"]["timestamp"], "2023-11-14T22:13:20.123Z");
+    // Without a key the score goes where its input was.
+    assert_eq!(records[of("vigie.in/1/0")].partition(), 1);
+
+    wait_until("the lag is gone", || {
+        let lags = (0..N_PARTITIONS).map(|partition| {
+            running.metrics.consumer_lag.with_label_values(&["vigie.in", &partition.to_string()]).get()
+        });
+        lags.sum::<i64>() == 0 && committed(&cluster, 0) == Some(2)
+    });
+    let metrics = &running.metrics;
+    assert_eq!((metrics.messages_consumed.get(), metrics.scores_published.get()), (5, 5));
+    assert_eq!((metrics.ready.get(), metrics.in_flight.get()), (1, 0));
+    assert_eq!(metrics.end_to_end_seconds.get_sample_count(), 5);
+    assert_eq!(metrics.rebalanced_partitions.with_label_values(&["gained"]).get(), 4);
+    for stage in vigie::metrics::Stage::ALL {
+        assert!(metrics.stage_seconds.with_label_values(&[stage.as_str()]).get_sample_count() > 0, "{stage:?}");
+    }
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_bad_record_becomes_a_dead_letter_and_holds_nothing_up() {
+    let cluster = cluster();
+    let deep = format!(r#"{{"text":{}"#, "[".repeat(100));
+    let bad: Vec<(&str, Option<Vec<u8>>)> = vec![
+        ("not_utf8", Some(b"caf\xe9".to_vec())),
+        ("not_json", Some(br#"{"text": "#.to_vec())),
+        ("text_missing", Some(br#"{"body":"x"}"#.to_vec())),
+        ("text_not_string", Some(br#"{"text":{"a":1}}"#.to_vec())),
+        ("too_deep", Some(deep.into_bytes())),
+        ("too_large", Some(vec![b'a'; 5_000_000])),
+        ("empty", Some(Vec::new())),
+        ("empty", None),
+    ];
+    // The bad record is the last of its partition, so that no later one hides an offset that is stuck.
+    let mut inputs = Vec::new();
+    for (index, (_, payload)) in bad.iter().enumerate() {
+        let partition = index as i32 % N_PARTITIONS;
+        inputs.push(input(partition, TEXT));
+        let headers = vec![("origin", "test")];
+        inputs.push(Input {
+            partition,
+            key: Some("k"),
+            payload: payload.clone(),
+            headers,
+            timestamp: Some(1_700_000_000_000),
+        });
+    }
+    produce(&cluster, &inputs);
+    let running = run(&settings(&cluster));
+    let letters = read(&cluster, "vigie.dead", bad.len());
+    for letter in &letters {
+        let partition: usize = header(letter, "vigie-source-partition").unwrap().parse().unwrap();
+        let offset: usize = header(letter, "vigie-source-offset").unwrap().parse().unwrap();
+        let (reason, payload) = &bad[offset / 2 * N_PARTITIONS as usize + partition];
+        assert_eq!(header(letter, "vigie-reason"), Some(*reason));
+        assert_eq!(letter.payload(), payload.as_deref(), "{reason}");
+        assert_eq!((letter.key(), header(letter, "origin")), (Some(&b"k"[..]), Some("test")));
+        assert_eq!(letter.timestamp().to_millis(), Some(1_700_000_000_000));
+        assert_eq!(header(letter, "vigie-source-topic"), Some("vigie.in"));
+        assert_eq!(header(letter, "vigie-source-timestamp"), Some("2023-11-14T22:13:20.000Z"));
+        assert!(header(letter, "vigie-model").is_some() && header(letter, "vigie-detail").is_some());
+    }
+    read(&cluster, "vigie.scores", bad.len());
+    wait_until("everything is committed", || (0..N_PARTITIONS).all(|p| committed(&cluster, p) == Some(4)));
+    assert_eq!(running.metrics.dead_letters.with_label_values(&["empty"]).get(), 2);
+    running.stop().unwrap();
+}
+
+#[test]
+fn text_stays_out_of_dead_letters_when_asked() {
+    let cluster = cluster();
+    produce(&cluster, &[input(0, br#"{"text": "secret words"#.to_vec())]);
+    let mut settings = settings(&cluster);
+    settings.input.dead_letter_text = false;
+    let running = run(&settings);
+    let letters = read(&cluster, "vigie.dead", 1);
+    running.stop().unwrap();
+    let value = &values(&letters)[0];
+    // printf '{"text": "secret words' | sha256sum
+    let sha256 = "73a9297e8b84bafb778f9612acb71bc0652d1aad73e035206dfa210490259d54";
+    assert_eq!(value, &json!({"schema": "vigie.dead/1", "sha256": sha256, "length": 22}));
+    assert!(!header(&letters[0], "vigie-detail").unwrap().contains("secret"));
+}
+
+#[test]
+fn order_is_kept_by_key_and_partition() {
+    let cluster = cluster();
+    let keys = ["a", "b", "c", "d", "e", "f", "g"];
+    let inputs: Vec<Input> = (0..2000)
+        .map(|number: usize| {
+            // Long and short texts in turn, so that batches are done out of order.
+            let text = if number % 100 < 50 { TEXT.repeat(20) } else { TEXT.to_owned() };
+            let payload = json!({"id": number, "text": text}).to_string();
+            let key = (number % 2 == 0).then(|| keys[number % 7]);
+            Input { key, ..input(number as i32 % 7 % N_PARTITIONS, payload) }
+        })
+        .collect();
+    produce(&cluster, &inputs);
+    let mut settings = settings(&cluster);
+    settings.pipeline.batch_messages = 16;
+    settings.pipeline.workers = 4;
+    let running = run(&settings);
+    let records = read(&cluster, "vigie.scores", inputs.len());
+    running.stop().unwrap();
+    let mut last: BTreeMap<String, u64> = BTreeMap::new();
+    for (record, value) in records.iter().zip(values(&records)) {
+        let number: u64 = value["id"].as_str().unwrap().parse().unwrap();
+        let of = match record.key() {
+            Some(key) => format!("key {}", String::from_utf8_lossy(key)),
+            None => format!("partition {}", value["source"]["partition"]),
+        };
+        if let Some(before) = last.insert(of.clone(), number) {
+            assert!(before < number, "{of}: {number} came after {before}");
+        }
+    }
+    assert_eq!(last.len(), 11);
+}
+
+#[test]
+fn a_restart_goes_on_where_the_drain_ended() {
+    let cluster = cluster();
+    let numbered = |numbers: std::ops::Range<i32>| -> Vec<Input> {
+        numbers.map(|n| input(n % N_PARTITIONS, json!({"id": n, "text": TEXT}).to_string())).collect()
+    };
+    let settings = settings(&cluster);
+    produce(&cluster, &numbered(0..3000));
+    let running = run(&settings);
+    // Stopped in the middle, not at the end.
+    wait_until("some are scored", || running.metrics.scores_published.get() > 100);
+    let taken = running.metrics.messages_consumed.clone();
+    let published = running.metrics.scores_published.clone();
+    running.stop().unwrap();
+    assert_eq!(taken.get(), published.get(), "what was taken is delivered");
+    produce(&cluster, &numbered(3000..3500));
+    let running = run(&settings);
+    wait_until("the rest is scored", || published.get() + running.metrics.scores_published.get() >= 3500);
+    running.stop().unwrap();
+    let records = read(&cluster, "vigie.scores", 3500);
+    let ids: BTreeSet<String> = values(&records).iter().map(|value| value["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(ids.len(), 3500, "nothing lost, and after a clean drain nothing twice");
+}
+
+#[test]
+fn produce_errors_that_pass_are_retried() {
+    let cluster = cluster();
+    cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+        ],
+    );
+    let running = run(&settings(&cluster));
+    wait_until("the service is ready", || running.metrics.ready.get() == 1);
+    // Through the service only: the errors are for its requests.
+    cluster.clear_request_errors(RDKafkaApiKey::Produce);
+    produce(&cluster, &[input(0, TEXT)]);
+    read(&cluster, "vigie.scores", 1);
+    running.stop().unwrap();
+}
