@@ -727,6 +727,9 @@ impl Pipeline {
                 offsets.insert(partition, offset);
             }
         }
+        // Nothing more is waited for of what was sent and refused.
+        let sequences: Vec<u64> = self.state.under_way.keys().copied().collect();
+        sequences.into_iter().for_each(|sequence| self.finish(sequence));
         self.consumer.seek(&offsets)
     }
 
