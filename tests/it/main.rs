@@ -1,7 +1,6 @@
 //! Behaviour from outside: no network beyond loopback, no Docker.
 
 mod architecture;
-mod cli;
 mod core;
 mod deploy;
 mod http;
