@@ -1,3 +1,4 @@
 //! Behaviour from outside, without network and Docker.
 
+mod cli;
 mod stream;
