@@ -1,6 +1,6 @@
 //! The HTTP server: settings, a model and a metrics registry in, a running [`Server`] out.
 //!
-//! [`guard`](guard) lets requests in, [`score`] and [`perspective`] answer those with texts, and what only shows something is answered here.
+//! `guard` lets requests in, `score` and `perspective` answer those with texts, and what only shows something is answered here.
 
 mod error;
 mod guard;
@@ -87,13 +87,13 @@ impl Server {
         self.address
     }
 
-    /// Takes no more requests, lets those under way finish, and cuts them off after `grace`.
+    /// Takes no more requests and lets those under way finish; after `grace` it waits no longer, and they end with the process.
     pub async fn shutdown(self, grace: Duration) {
         // An error means that the server has ended already.
         let _ = self.stop.send(());
         let mut task = self.task;
         if tokio::time::timeout(grace, &mut task).await.is_err() {
-            warn!(grace_ms = grace.as_millis() as u64, "http requests cut off");
+            warn!(grace_ms = grace.as_millis() as u64, "http requests are still under way and not waited for");
             task.abort();
         }
     }
