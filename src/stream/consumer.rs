@@ -4,8 +4,9 @@
 //! librdkafka waits until it does. So nothing of the pipeline's state has to be shared with a callback.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
@@ -52,18 +53,22 @@ pub struct Statistics {
     pub reaches: Vec<Reach>,
 }
 
-/// The result of an asynchronous commit.
+/// What the coordinator said to a commit.
 #[derive(Debug)]
 pub struct Committed {
-    /// Partition and next offset to read.
-    pub offsets: Vec<(i32, i64)>,
-    pub result: Result<(), RDKafkaErrorCode>,
+    pub asked: Instant,
+    /// Those that it confirmed.
+    pub confirmed: Vec<Position>,
+    /// The first error, if any was refused.
+    pub error: Option<RDKafkaErrorCode>,
 }
 
 /// A member of the group.
 pub struct Consumer {
-    inner: BaseConsumer<Context>,
+    inner: Arc<BaseConsumer<Context>>,
     topic: String,
+    commits: Sender<(Instant, Vec<Position>)>,
+    committed: Receiver<Committed>,
 }
 
 struct Context {
@@ -71,7 +76,6 @@ struct Context {
     reporter: Reporter,
     is_closing: AtomicBool,
     rebalances: Mutex<VecDeque<Rebalance>>,
-    commits: Mutex<Vec<Committed>>,
     statistics: Mutex<Option<Statistics>>,
 }
 
@@ -108,20 +112,6 @@ impl ConsumerContext for Context {
             lock(&self.rebalances).push_back(rebalance);
         }
     }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let result = result.map_err(|error| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown));
-        let elements = offsets.elements_for_topic(&self.topic);
-        let offsets = elements
-            .iter()
-            .filter(|element| element.error().is_ok())
-            .filter_map(|element| match element.offset() {
-                Offset::Offset(offset) => Some((element.partition(), offset)),
-                _ => None,
-            })
-            .collect();
-        lock(&self.commits).push(Committed { offsets, result });
-    }
 }
 
 fn answer(consumer: &BaseConsumer<Context>, topic: &str, rebalance: &Rebalance) -> KafkaResult<()> {
@@ -132,6 +122,26 @@ fn answer(consumer: &BaseConsumer<Context>, topic: &str, rebalance: &Rebalance) 
         Rebalance::Revoke(partitions) if is_cooperative => consumer.incremental_unassign(&list(topic, partitions)),
         Rebalance::Revoke(_) => consumer.unassign(),
     }
+}
+
+fn commit(consumer: &BaseConsumer<Context>, topic: &str, asked: Instant, mut positions: Vec<Position>) -> Committed {
+    let offsets = offsets_of(topic, &positions);
+    let mut error = consumer.commit(&offsets, CommitMode::Sync).err().map(code_of);
+    if error.is_some() {
+        positions.clear();
+    }
+    // A coordinator may refuse single partitions.
+    for element in offsets.elements_for_topic(topic) {
+        if let Err(refused) = element.error() {
+            error.get_or_insert(code_of(refused));
+            positions.retain(|position| position.partition != element.partition());
+        }
+    }
+    Committed { asked, confirmed: positions, error }
+}
+
+fn code_of(error: KafkaError) -> RDKafkaErrorCode {
+    error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)
 }
 
 fn list(topic: &str, partitions: &[i32]) -> TopicPartitionList {
@@ -162,11 +172,23 @@ impl Consumer {
             reporter: Reporter::new("consumer", Some(metrics.clone())),
             is_closing: AtomicBool::new(false),
             rebalances: Mutex::default(),
-            commits: Mutex::default(),
             statistics: Mutex::default(),
         };
         let inner: BaseConsumer<Context> = config.create_with_context(context).map_err(client_error)?;
-        Ok(Consumer { inner, topic })
+        let inner = Arc::new(inner);
+        // A commit that does not block tells rdkafka's users nothing about its end (0.39 has no callback for it), so a thread waits.
+        let (commits, to_commit) = mpsc::channel();
+        let (done, committed) = mpsc::channel();
+        let committer = Arc::clone(&inner);
+        let committing = topic.clone();
+        std::thread::Builder::new().name("vigie-commit".to_owned()).spawn(move || {
+            for (asked, positions) in to_commit {
+                if done.send(commit(&committer, &committing, asked, positions)).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Consumer { inner, topic, commits, committed })
     }
 
     /// Joins the group.
@@ -183,7 +205,7 @@ impl Consumer {
                 let why = self.inner.client().fatal_error().map_or_else(|| code.to_string(), |(_, why)| why);
                 return Err(StreamError::consumer_fatal(code, why));
             }
-            Some(Err(error)) => error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown),
+            Some(Err(error)) => code_of(error),
         };
         if code == RDKafkaErrorCode::AutoOffsetReset {
             return Err(StreamError::consumer_fatal(code, "the committed offset does not exist any more".to_owned()));
@@ -207,27 +229,23 @@ impl Consumer {
         self.inner.assignment_lost()
     }
 
-    /// Results of asynchronous commits since the last call.
-    pub fn take_commits(&self) -> Vec<Committed> {
-        std::mem::take(&mut lock(&self.inner.context().commits))
-    }
-
     /// The newest statistics that were not taken yet.
     pub fn take_statistics(&self) -> Option<Statistics> {
         lock(&self.inner.context().statistics).take()
     }
 
-    /// Asks for a commit; the result comes through [`Consumer::take_commits`].
-    pub fn commit_async(&self, positions: &[Position]) -> KafkaResult<()> {
-        self.inner.commit(&offsets_of(&self.topic, positions), CommitMode::Async)
+    /// Asks for a commit. Exactly one answer comes through [`Consumer::committed`], late when the coordinator is away.
+    pub fn commit(&self, positions: Vec<Position>) {
+        // It fails only when the thread is gone, by a panic: no answer comes then, and closing goes on without one.
+        let _ = self.commits.send((Instant::now(), positions));
     }
 
-    /// Commits and waits for the coordinator's answer.
-    pub fn commit_sync(&self, positions: &[Position]) -> KafkaResult<()> {
-        self.inner.commit(&offsets_of(&self.topic, positions), CommitMode::Sync)
+    /// The answer to the commit asked for, if it comes within `timeout`.
+    pub fn committed(&self, timeout: Duration) -> Option<Committed> {
+        self.committed.recv_timeout(timeout).ok()
     }
 
-    /// Logs and counts a commit that failed and will be tried again.
+    /// Logs and counts an error after which we go on.
     pub fn report_retriable(&self, code: RDKafkaErrorCode, what: &str) {
         self.inner.context().reporter.retriable(code, what);
     }
@@ -265,7 +283,16 @@ impl Consumer {
             }
         }
         let deadline = Instant::now() + timeout;
-        let closing = std::thread::Builder::new().name("vigie-close".to_owned()).spawn(move || drop(self.inner));
+        // Dropping the channels ends the commit thread, which may be the last to hold the client.
+        let Consumer { inner, commits, committed, .. } = self;
+        drop((commits, committed));
+        let closing = std::thread::Builder::new().name("vigie-close".to_owned()).spawn(move || {
+            let mut inner = inner;
+            while let Err(shared) = Arc::try_unwrap(inner) {
+                inner = shared;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
         let Ok(closing) = closing else { return };
         while !closing.is_finished() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));

@@ -19,7 +19,7 @@ use super::dead_letter;
 use super::message::{DeadReason, Refusal};
 use super::producer::{Outgoing, Producer, Report, TransactionError, is_transactional};
 use super::topics::{self, TopicError, Topics};
-use super::watermark::{Position, Watermarks};
+use super::watermark::Watermarks;
 use crate::config::Settings;
 use crate::metrics::{Metrics, Stage};
 use crate::models::ModelHandle;
@@ -32,8 +32,8 @@ const BATCH_BYTES: usize = 4 << 20;
 /// How long a full service leaves its membership unpolled before it pauses fetching. Pausing throws away what was fetched ahead, so a short
 /// stop does without; the group would wait minutes.
 const PAUSE_AFTER: Duration = Duration::from_millis(500);
-/// A commit whose answer did not come in this time is tried again.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the last commit before partitions or the service leave may take. The coordinator is away then; repeats follow.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long leaving the group may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -70,7 +70,7 @@ struct State {
     transaction: Option<Transaction>,
     careful: BTreeMap<(i32, i64), Care>,
     lost_transaction: Option<RDKafkaErrorCode>,
-    commit_asked: Option<(Instant, Vec<Position>)>,
+    is_committing: bool,
     last_commit: Option<Instant>,
     paused: bool,
     last_poll: Option<Instant>,
@@ -585,11 +585,11 @@ impl Pipeline {
         }
         state.n_messages -= n_messages;
         state.n_bytes -= under_way.scored.batch.n_bytes;
-        if let Some(first_sent) = under_way.first_sent {
-            let produce = self.metrics.stage_seconds.with_label_values(&[Stage::Produce.as_str()]);
-            produce.observe(first_sent.elapsed().as_secs_f64());
-        }
+        let first_sent = under_way.first_sent;
         state.under_way.remove(&sequence);
+        if let Some(first_sent) = first_sent {
+            self.observe(Stage::Produce, first_sent);
+        }
     }
 
     // ---- committing ----
@@ -602,65 +602,55 @@ impl Pipeline {
                 || open.began.elapsed() >= interval;
             return if open.is_closing && self.state.n_unreported == 0 { self.commit_transaction() } else { Ok(()) };
         }
-        self.hear_commits();
+        self.hear_commit(Duration::ZERO);
         if self.state.last_commit.is_some_and(|at| at.elapsed() < interval) {
             return Ok(());
         }
-        if self.state.commit_asked.as_ref().is_some_and(|(at, _)| at.elapsed() < COMMIT_TIMEOUT) {
-            return Ok(());
-        }
-        let positions = self.state.watermarks.committable();
-        if positions.is_empty() {
-            return Ok(());
-        }
-        self.state.last_commit = Some(Instant::now());
-        match self.consumer.commit_async(&positions) {
-            Ok(()) => self.state.commit_asked = Some((Instant::now(), positions)),
-            Err(error) => {
-                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-                self.consumer.report_retriable(code, "offsets were not committed");
-            }
+        let positions = if self.state.is_committing { Vec::new() } else { self.state.watermarks.committable() };
+        if !positions.is_empty() {
+            self.state.last_commit = Some(Instant::now());
+            self.state.is_committing = true;
+            self.consumer.commit(positions);
         }
         Ok(())
     }
 
-    fn hear_commits(&mut self) {
-        for committed in self.consumer.take_commits() {
-            let asked = self.state.commit_asked.take();
-            if let Err(code) = committed.result {
-                self.consumer.report_retriable(code, "offsets were not committed");
-                continue;
-            }
-            let Some((at, positions)) = asked else { continue };
-            self.metrics.stage_seconds.with_label_values(&[Stage::Commit.as_str()]).observe(at.elapsed().as_secs_f64());
-            for position in positions {
-                if committed.offsets.contains(&(position.partition, position.offset)) {
-                    self.state.watermarks.confirm(position);
-                }
-            }
+    /// Notes the answer to the commit that was asked for, if it comes within `timeout`. One commit at a time: none can overtake another.
+    fn hear_commit(&mut self, timeout: Duration) {
+        if !self.state.is_committing {
+            return;
+        }
+        let Some(committed) = self.consumer.committed(timeout) else { return };
+        self.state.is_committing = false;
+        self.observe(Stage::Commit, committed.asked);
+        committed.confirmed.into_iter().for_each(|position| self.state.watermarks.confirm(position));
+        if let Some(code) = committed.error {
+            self.consumer.report_retriable(code, "offsets were not committed");
         }
     }
 
-    /// Commits all that is delivered and waits for the answer. At least once: a commit that fails is only told, repeats follow.
+    /// Commits all that is delivered and waits for the answer. At least once: when none comes, that is only told, and repeats follow.
     fn commit_and_wait(&mut self) -> Result<(), StreamError> {
         if is_transactional(&self.settings) {
             return if self.state.transaction.is_some() { self.commit_transaction() } else { Ok(()) };
         }
-        self.hear_commits();
+        let deadline = Instant::now() + COMMIT_TIMEOUT;
+        // First the answer to an earlier commit, then to ours.
+        self.hear_commit(COMMIT_TIMEOUT);
         let positions = self.state.watermarks.committable();
-        if positions.is_empty() {
-            return Ok(());
+        if !positions.is_empty() && !self.state.is_committing {
+            self.state.is_committing = true;
+            self.consumer.commit(positions);
+            self.hear_commit(deadline.saturating_duration_since(Instant::now()));
         }
-        let began = Instant::now();
-        match self.consumer.commit_sync(&positions) {
-            Ok(()) => {
-                let commit = self.metrics.stage_seconds.with_label_values(&[Stage::Commit.as_str()]);
-                commit.observe(began.elapsed().as_secs_f64());
-                positions.into_iter().for_each(|position| self.state.watermarks.confirm(position));
-            }
-            Err(error) => warn!(%error, "offsets were not committed; some records will be scored again"),
+        if !self.state.watermarks.committable().is_empty() {
+            warn!("offsets were not committed; some records will be scored again");
         }
         Ok(())
+    }
+
+    fn observe(&self, stage: Stage, since: Instant) {
+        self.metrics.stage_seconds.with_label_values(&[stage.as_str()]).observe(since.elapsed().as_secs_f64());
     }
 
     // ---- transactions ----
@@ -701,8 +691,7 @@ impl Pipeline {
         let group = self.consumer.group_metadata();
         match self.producer.commit_transaction(&offsets, &group, give_up) {
             Ok(()) => {
-                let commit = self.metrics.stage_seconds.with_label_values(&[Stage::Commit.as_str()]);
-                commit.observe(began.elapsed().as_secs_f64());
+                self.observe(Stage::Commit, began);
                 for position in positions {
                     self.state
                         .careful
@@ -738,6 +727,9 @@ impl Pipeline {
                 offsets.insert(partition, offset);
             }
         }
+        // Nothing more is waited for of what was sent and refused.
+        let sequences: Vec<u64> = self.state.under_way.keys().copied().collect();
+        sequences.into_iter().for_each(|sequence| self.finish(sequence));
         self.consumer.seek(&offsets)
     }
 

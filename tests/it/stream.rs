@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus::Registry;
+use prometheus::core::Collector as _;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Header, Headers as _, Message as _, OwnedHeaders, OwnedMessage};
@@ -261,11 +262,11 @@ fn every_kind_of_input_gets_its_score() {
     // Without a key the score goes where its input was.
     assert_eq!(records[of("vigie.in/1/0")].partition(), 1);
 
-    wait_until("the lag is gone", || {
-        let lags = (0..N_PARTITIONS).map(|partition| {
-            running.metrics.consumer_lag.with_label_values(&["vigie.in", &partition.to_string()]).get()
-        });
-        lags.sum::<i64>() == 0 && committed(&cluster, 0) == Some(2)
+    wait_until("everything is committed", || committed(&cluster, 0) == Some(2));
+    wait_until("the lag is known and gone", || {
+        let lags = running.metrics.consumer_lag.collect();
+        let lags = lags.iter().flat_map(|family| family.get_metric());
+        lags.clone().count() == 4 && lags.map(|lag| lag.get_gauge().get_value()).sum::<f64>() == 0.0
     });
     let metrics = &running.metrics;
     assert_eq!((metrics.messages_consumed.get(), metrics.scores_published.get()), (5, 5));
@@ -352,7 +353,7 @@ fn order_is_kept_by_key_and_partition() {
             // Long and short texts in turn, so that batches are done out of order.
             let text = if number % 100 < 50 { TEXT.repeat(20) } else { TEXT.to_owned() };
             let payload = json!({"id": number, "text": text}).to_string();
-            let key = (number % 2 == 0).then(|| keys[number % 7]);
+            let key = number.is_multiple_of(2).then(|| keys[number % 7]);
             Input { key, ..input(number as i32 % 7 % N_PARTITIONS, payload) }
         })
         .collect();
@@ -401,22 +402,218 @@ fn a_restart_goes_on_where_the_drain_ended() {
     assert_eq!(ids.len(), 3500, "nothing lost, and after a clean drain nothing twice");
 }
 
+/// Lets the broker answer the service's next produce requests with these errors. Inputs must be there already.
+fn refuse_writes(cluster: &Cluster, errors: &[RDKafkaRespErr]) {
+    cluster.request_errors(RDKafkaApiKey::Produce, errors);
+}
+
 #[test]
 fn produce_errors_that_pass_are_retried() {
     let cluster = cluster();
-    cluster.request_errors(
-        RDKafkaApiKey::Produce,
-        &[
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT,
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
-        ],
-    );
+    produce(&cluster, &[input(0, TEXT)]);
+    let passing = [
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+    ];
+    refuse_writes(&cluster, &passing);
+    let running = run(&settings(&cluster));
+    read(&cluster, "vigie.scores", 1);
+    wait_until("it is committed", || committed(&cluster, 0) == Some(1));
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_refused_write_stops_the_service_and_commits_nothing() {
+    let cluster = cluster();
+    produce(&cluster, &[input(0, TEXT)]);
+    refuse_writes(&cluster, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
+    let running = run(&settings(&cluster));
+    wait_until("it stops by itself", || running.service.is_finished());
+    assert!(running.shutdown.is_requested(), "the parts around it stop too");
+    let error = running.service.join().unwrap_err();
+    assert!(error.to_string().starts_with("could not write to topic \"vigie.scores\": "), "{error}");
+    assert!(error.hint().unwrap().contains("WRITE"));
+    assert_eq!(committed(&cluster, 0), None);
+    let again = run(&settings(&cluster));
+    read(&cluster, "vigie.scores", 1);
+    again.stop().unwrap();
+}
+
+#[test]
+fn one_score_too_large_does_not_take_its_neighbours_along() {
+    let cluster = cluster();
+    let inputs: Vec<Input> = (0..20).map(|n| input(0, json!({"id": n, "text": TEXT}).to_string())).collect();
+    produce(&cluster, &inputs);
+    // The batch, then the first record of it alone.
+    refuse_writes(&cluster, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE; 2]);
+    let running = run(&settings(&cluster));
+    let scores = read(&cluster, "vigie.scores", 19);
+    let letters = read(&cluster, "vigie.dead", 1);
+    wait_until("everything is committed", || committed(&cluster, 0) == Some(20));
+    running.stop().unwrap();
+    assert_eq!(header(&letters[0], "vigie-reason"), Some("output_too_large"));
+    assert_eq!(values(&letters)[0], json!({"id": 0, "text": TEXT}));
+    let ids: Vec<u64> = values(&scores).iter().map(|score| score["id"].as_str().unwrap().parse().unwrap()).collect();
+    assert_eq!(ids, (1..20).collect::<Vec<u64>>());
+}
+
+#[test]
+fn a_dead_letter_too_large_keeps_hash_and_length() {
+    let cluster = cluster();
+    produce(&cluster, &[input(0, br#"{"text": "secret words"#.to_vec())]);
+    refuse_writes(&cluster, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE; 2]);
+    let running = run(&settings(&cluster));
+    let letters = read(&cluster, "vigie.dead", 1);
+    wait_until("it is committed", || committed(&cluster, 0) == Some(1));
+    running.stop().unwrap();
+    assert_eq!(header(&letters[0], "vigie-reason"), Some("not_json"));
+    assert_eq!(values(&letters)[0]["length"], 22);
+}
+
+#[test]
+fn a_broker_that_goes_away_is_waited_for() {
+    let cluster = cluster();
     let running = run(&settings(&cluster));
     wait_until("the service is ready", || running.metrics.ready.get() == 1);
-    // Through the service only: the errors are for its requests.
-    cluster.clear_request_errors(RDKafkaApiKey::Produce);
+    cluster.broker_down(1).unwrap();
+    wait_until("it is not ready any more", || running.metrics.ready.get() == 0);
+    cluster.broker_up(1).unwrap();
     produce(&cluster, &[input(0, TEXT)]);
     read(&cluster, "vigie.scores", 1);
+    wait_until("it is ready again", || running.metrics.ready.get() == 1);
+    assert!(running.metrics.kafka_errors.with_label_values(&["retriable"]).get() > 0);
     running.stop().unwrap();
+}
+
+#[test]
+fn a_stop_while_the_broker_is_away_ends_in_time_and_loses_nothing() {
+    let cluster = cluster();
+    let mut settings = settings(&cluster);
+    settings.pipeline.drain_timeout_ms = 500;
+    let running = run(&settings);
+    wait_until("the service is ready", || running.metrics.ready.get() == 1);
+    cluster.broker_round_trip_time(1, Duration::from_secs(3)).unwrap();
+    produce(&cluster, &(0..50).map(|_| input(0, TEXT)).collect::<Vec<_>>());
+    wait_until("records are under way", || running.metrics.in_flight.get() > 0);
+    cluster.broker_down(1).unwrap();
+    let began = Instant::now();
+    running.stop().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    cluster.broker_round_trip_time(1, Duration::ZERO).unwrap();
+    cluster.broker_up(1).unwrap();
+    let running = run(&settings);
+    let records = read(&cluster, "vigie.scores", 50);
+    let offsets: BTreeSet<i64> =
+        values(&records).iter().map(|value| value["source"]["offset"].as_i64().unwrap()).collect();
+    assert_eq!(offsets.len(), 50);
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_second_member_takes_partitions_over_without_loss_or_repeats() {
+    let cluster = cluster();
+    let settings = settings(&cluster);
+    let numbered = |numbers: std::ops::Range<i32>| -> Vec<Input> {
+        numbers.map(|n| input(n % N_PARTITIONS, json!({"id": n, "text": TEXT}).to_string())).collect()
+    };
+    let first = run(&settings);
+    wait_until("the first member is ready", || first.metrics.ready.get() == 1);
+    let second = run(&settings);
+    let mut n = 0;
+    wait_until("the second member has partitions, under load", || {
+        produce(&cluster, &numbered(n..n + 20));
+        n += 20;
+        second.metrics.rebalanced_partitions.with_label_values(&["gained"]).get() > 0
+    });
+    produce(&cluster, &numbered(n..n + 100));
+    n += 100;
+    assert!(first.metrics.rebalanced_partitions.with_label_values(&["lost"]).get() > 0);
+    let records = read(&cluster, "vigie.scores", n as usize);
+    second.stop().unwrap();
+    first.stop().unwrap();
+    let ids: BTreeSet<String> = values(&records).iter().map(|value| value["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(ids.len(), n as usize, "nothing lost, nothing twice");
+}
+
+#[test]
+fn a_slow_output_bounds_what_is_taken() {
+    let cluster = cluster();
+    produce(&cluster, &(0..2000).map(|n| input(n % N_PARTITIONS, TEXT)).collect::<Vec<_>>());
+    let mut settings = settings(&cluster);
+    settings.pipeline.max_in_flight = 50;
+    settings.pipeline.batch_messages = 10;
+    let running = run(&settings);
+    wait_until("it is full", || running.metrics.in_flight.get() >= 40);
+    cluster.broker_round_trip_time(1, Duration::from_millis(600)).unwrap();
+    let mut most = 0;
+    // Slow enough for fetching to be paused and resumed.
+    wait_until("some came through", || {
+        most = most.max(running.metrics.in_flight.get());
+        running.metrics.scores_published.get() > 200
+    });
+    cluster.broker_round_trip_time(1, Duration::ZERO).unwrap();
+    wait_until("all came through", || running.metrics.scores_published.get() == 2000);
+    assert!(most <= 50, "{most} in flight");
+    running.stop().unwrap();
+}
+
+/// The in-process broker's transactions are only acted (offsets are not stored, aborted records are visible); what is tested here is that
+/// we open, close, abort and rewind at the right moments. The real thing is tested in `tests/kafka`.
+#[test]
+fn transactions_are_committed_and_aborted_ones_repeated() {
+    let cluster = cluster();
+    let inputs: Vec<Input> =
+        (0..500).map(|n| input(n % N_PARTITIONS, json!({"id": n, "text": TEXT}).to_string())).collect();
+    produce(&cluster, &inputs);
+    refuse_writes(&cluster, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+    let mut settings = settings(&cluster);
+    settings.kafka.delivery = Delivery::ExactlyOnce;
+    let running = run(&settings);
+    let seen = || -> BTreeSet<String> {
+        let n = running.metrics.scores_published.get() as usize;
+        values(&read(&cluster, "vigie.scores", n)).iter().map(|value| value["id"].to_string()).collect()
+    };
+    wait_until("all are scored", || running.metrics.scores_published.get() >= 500 && seen().len() == 500);
+    wait_until("nothing is under way", || running.metrics.in_flight.get() == 0);
+    assert!(running.metrics.messages_consumed.get() > 500, "the aborted transaction was read again");
+    assert!(running.metrics.stage_seconds.with_label_values(&["commit"]).get_sample_count() >= 5);
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_setting_that_breaks_a_promise_is_refused() {
+    let cluster = cluster();
+    let start = |settings: &Settings| {
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        stream::start(settings, ModelHandle::new(models::builtin()), metrics, Shutdown::new()).unwrap_err()
+    };
+    let mut refused = settings(&cluster);
+    refused.kafka.consumer_properties.insert("enable.auto.commit".to_owned(), "true".to_owned());
+    let error = start(&refused);
+    assert_eq!(error.to_string(), "property \"enable.auto.commit\" cannot be set");
+    assert!(error.is_configuration() && error.hint().unwrap().contains("after delivery"));
+    let mut misspelt = settings(&cluster);
+    misspelt.kafka.properties.insert("sasl.pasword".to_owned(), "hunter2".to_owned());
+    let error = start(&misspelt);
+    assert!(error.to_string().contains("sasl.pasword") && !error.to_string().contains("hunter2"), "{error}");
+}
+
+#[test]
+fn topics_are_checked_with_errors_that_say_what_to_do() {
+    let cluster = cluster();
+    let mut kafka = settings(&cluster).kafka;
+    let patience = Duration::from_secs(5);
+    let topics = stream::topics::ensure(&kafka, patience).unwrap();
+    assert_eq!((topics.input.n_partitions, topics.output.n_replicas, topics.input.n_leaderless), (N_PARTITIONS, 1, 0));
+    kafka.dead_letter_topic = "vigie.daed".to_owned();
+    let error = stream::topics::ensure(&kafka, patience).unwrap_err();
+    assert_eq!(error.to_string(), "topic \"vigie.daed\" does not exist");
+    assert!(error.hint().unwrap().contains("--create-topics"));
+    cluster.topic_error("vigie.in", RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED).unwrap();
+    let error = stream::topics::ensure(&kafka, patience).unwrap_err();
+    assert_eq!(error.to_string(), "access to topic \"vigie.in\" is not allowed");
+    kafka.brokers = "127.0.0.1:1".to_owned();
+    let error = stream::topics::ensure(&kafka, Duration::from_secs(2)).unwrap_err();
+    assert!(error.to_string().starts_with("could not reach a kafka broker at 127.0.0.1:1: "), "{error}");
 }
