@@ -1,6 +1,7 @@
 //! Behaviour from outside: no network beyond loopback, no Docker.
 
 mod architecture;
+mod cli;
 mod core;
 mod deploy;
 mod http;
