@@ -88,11 +88,14 @@ fn table(title: &str, cells: impl Iterator<Item = (String, Vec<String>)>) {
     }
 }
 
-/// A second reader's labels for a passage of ours.
+/// What the writer and a second, blind reader say of one passage of ours. Where they differ the corpus has no label.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct SecondReading {
-    id: String,
-    labels: BTreeMap<String, u8>,
+    #[serde(rename = "id")]
+    _id: String,
+    first: Labels,
+    second: Labels,
 }
 
 /// Prints how two readers agree on our passages and on public rows, and what the sources' own labels are worth against ours.
@@ -101,9 +104,7 @@ pub fn agreement(import: &Import) -> Result<()> {
         "# How readers agree\n\n`vigie-train corpus agreement` writes this page. Kappa is Cohen's (1960); an open label of either reader is left out.\n"
     );
     let second = read_second_readings(Path::new("training/corpus/second_reading"))?;
-    let own: BTreeMap<&str, &Imported> = import.rows.iter().map(|row| (row.passage.id.as_str(), row)).collect();
-    let of_own =
-        second.iter().filter_map(|reading| Some((&own.get(reading.id.as_str())?.passage.labels, &reading.labels)));
+    let of_own = second.iter().map(|reading| (&reading.first, &reading.second));
     print_agreement("Our passages, writer and second reader", of_own);
     let rows = import.rows.iter().filter_map(|row| Some((&row.passage.labels, row.second_labels.as_ref()?)));
     print_agreement("Public rows, two readers", rows);
