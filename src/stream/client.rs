@@ -82,6 +82,7 @@ fn set_consumer_defaults(config: &mut ClientConfig, kafka: &KafkaSettings, uses_
         // After its queue was full the fetcher sleeps this long: the default of 1000 costs four fifths of the throughput.
         .set("fetch.queue.backoff.ms", "5")
         .set("fetch.wait.max.ms", "100")
+        // What is fetched ahead is memory beside `pipeline.max_in_flight_bytes`.
         .set("queued.max.messages.kbytes", "32768")
         // For the lag: high watermarks, once a second.
         .set("statistics.interval.ms", "1000");
@@ -115,8 +116,12 @@ fn set_producer_defaults(config: &mut ClientConfig, kafka: &KafkaSettings) {
     match kafka.delivery {
         // An unreachable broker is retried for ever.
         Delivery::AtLeastOnce => config.set("delivery.timeout.ms", "0"),
-        // Left unset the delivery timeout is the transaction's.
-        Delivery::ExactlyOnce => config.set("transactional.id", transactional_id(kafka)),
+        // What a killed process leaves open hides later scores from `read_committed` readers until this has passed, if no process with the
+        // same transactional id comes first. Below the time that brokers take to replace a dead one (9 s and some), each such change would
+        // end in a fenced producer. Left unset the delivery timeout is the transaction's.
+        Delivery::ExactlyOnce => {
+            config.set("transactional.id", transactional_id(kafka)).set("transaction.timeout.ms", "20000")
+        }
     };
 }
 

@@ -429,8 +429,11 @@ mod tests {
             let _ = decode(Some(payload.as_bytes()), InputHeaders::default(), &settings);
         }
         let nest = format!("{}{}", "[".repeat(1_000_000), "]".repeat(1_000_000));
-        let refusal = decode(Some(nest.as_bytes()), InputHeaders::default(), &settings).unwrap_err();
-        assert_eq!(refusal.reason, DeadReason::TooDeep);
+        for (max_depth, reason) in [(32, DeadReason::TooDeep), (usize::MAX, DeadReason::TextMissing)] {
+            let settings = InputSettings { max_depth, ..settings.clone() };
+            let refusal = decode(Some(nest.as_bytes()), InputHeaders::default(), &settings).unwrap_err();
+            assert_eq!(refusal.reason, reason);
+        }
     }
 
     proptest! {

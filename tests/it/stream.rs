@@ -460,15 +460,20 @@ fn one_score_too_large_does_not_take_its_neighbours_along() {
 
 #[test]
 fn a_dead_letter_too_large_keeps_hash_and_length() {
-    let cluster = cluster();
-    produce(&cluster, &[input(0, br#"{"text": "secret words"#.to_vec())]);
-    refuse_writes(&cluster, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE; 2]);
-    let running = run(&settings(&cluster));
-    let letters = read(&cluster, "vigie.dead", 1);
-    wait_until("it is committed", || committed(&cluster, 0) == Some(1));
-    running.stop().unwrap();
-    assert_eq!(header(&letters[0], "vigie-reason"), Some("not_json"));
-    assert_eq!(values(&letters)[0]["length"], 22);
+    // In company, alone with the original, and alone with key and headers.
+    for (n_refused, key) in [(2, Some(&b"k"[..])), (3, None)] {
+        let cluster = cluster();
+        let bad = br#"{"text": "secret words"#;
+        produce(&cluster, &[Input { key: Some("k"), headers: vec![("origin", "test")], ..input(0, bad.to_vec()) }]);
+        refuse_writes(&cluster, &vec![RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE; n_refused]);
+        let running = run(&settings(&cluster));
+        let letters = read(&cluster, "vigie.dead", 1);
+        wait_until("it is committed", || committed(&cluster, 0) == Some(1));
+        running.stop().unwrap();
+        assert_eq!(header(&letters[0], "vigie-reason"), Some("not_json"));
+        assert_eq!(values(&letters)[0]["length"], 22);
+        assert_eq!((letters[0].key(), header(&letters[0], "origin").is_some()), (key, key.is_some()));
+    }
 }
 
 #[test]
