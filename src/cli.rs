@@ -104,10 +104,10 @@ pub struct ReplayArgs {
     /// Only these reasons: empty, too_large, not_utf8, not_json, too_deep, text_missing, text_not_string, output_too_large, internal; repeatable
     #[arg(long, value_name = "REASON")]
     pub reason: Vec<String>,
-    /// Only dead letters from this time on: 2026-11-22T10:00:00Z, or how long ago: 90m, 6h, 2d
+    /// Only texts with a timestamp from this time on: 2026-11-22T10:00:00Z, or how long ago: 90m, 6h, 2d
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
-    /// Only dead letters before this time
+    /// Only texts with a timestamp before this time
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
     /// Only offsets A to B, both included, of partition P of the dead-letter topic; repeatable

@@ -59,7 +59,7 @@ pub fn run(args: &BenchArgs, environment: &Environment) -> Result<(), Failure> {
 
 fn bar(n_messages: u64) -> ProgressBar {
     let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} scored  {per_sec}  {eta} left");
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} scored  {eta} left");
     ProgressBar::with_draw_target(Some(n_messages), target).with_style(style.expect("the template is well formed"))
 }
 

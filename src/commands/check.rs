@@ -14,7 +14,7 @@ use super::Failure;
 use super::screen::Screen;
 use crate::cli::CheckArgs;
 use crate::config::{Delivery, Environment, KafkaSettings, Settings};
-use crate::models;
+use crate::models::{self, registry::Registry};
 use crate::stream::StreamError;
 use crate::stream::client::{Side, client_config, transactional_id};
 use crate::stream::topics::{self, TopicClient, TopicError, TopicInfo};
@@ -37,7 +37,7 @@ pub fn run(args: &CheckArgs, environment: &Environment) -> Result<(), Failure> {
     let settings = Settings::load(&args.flags(), environment)?;
     let mut report =
         Report { screen: Screen::of_stdout(environment), as_json: args.json, n_failed: 0, out: io::stdout() };
-    let source = args.config.config.as_ref().map_or("no file".to_owned(), |file| file.display().to_string());
+    let source = args.config.config.as_ref().map_or("defaults, no file".to_owned(), |file| file.display().to_string());
     report.ok("configuration", source)?;
     check_model(&settings, &mut report)?;
     check_broker(&settings.kafka, &mut report)?;
@@ -90,7 +90,12 @@ impl<W: Write> Report<W> {
 fn check_model<W: Write>(settings: &Settings, report: &mut Report<W>) -> io::Result<()> {
     match models::load(&settings.model) {
         Ok(model) => {
-            let place = if settings.model.model.is_empty() { "active" } else { settings.model.model.as_str() };
+            let registry = Registry::open(&settings.model.registry);
+            let place = match settings.model.model.as_str() {
+                "" if registry.active().is_ok_and(|active| active.is_some()) => "active in the registry",
+                "" => "built in, none is active in the registry",
+                named => named,
+            };
             report.ok("model", format!("{} ({place})", model.version()))
         }
         Err(error) => {
@@ -181,7 +186,7 @@ fn check_reading<W: Write>(kafka: &KafkaSettings, input: &TopicInfo, report: &mu
         }
     };
     let mut partitions = TopicPartitionList::new();
-    (0..input.n_partitions).for_each(|partition| drop(partitions.add_partition(&input.name, partition)));
+    partitions.add_partition_range(&input.name, 0, input.n_partitions - 1);
     let committed = consumer.committed_offsets(partitions, PATIENCE);
     let refused = |error: &KafkaError| error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed);
     match committed.and_then(|committed| waiting(&consumer, &committed)) {

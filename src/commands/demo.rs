@@ -83,7 +83,7 @@ fn settings(args: &DemoArgs, environment: &Environment) -> Result<Settings, Fail
     flags.values.extend(args.log.iter().map(|level| ("log", level.clone())));
     let mut settings = Settings::load(&flags, environment)?;
     // A demo shows scores, not log lines, unless it is asked for them.
-    if settings.log.log == Settings::defaults().log.log {
+    if args.log.is_none() && settings.log.log == Settings::defaults().log.log {
         settings.log.log = "warn".to_owned();
     }
     Ok(settings)
@@ -204,8 +204,8 @@ impl Stage {
         let target =
             if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let shape = match source.n_records {
-            Some(_) => "{bar:40} {pos}/{len} scored  {per_sec}  {eta} left",
-            None => "{spinner} {pos} scored  {per_sec}  Ctrl-C ends",
+            Some(_) => "{bar:40} {pos}/{len} scored  {eta} left",
+            None => "{spinner} {pos} scored  Ctrl-C ends",
         };
         let style = ProgressStyle::with_template(shape).expect("the template is well formed");
         let bar = ProgressBar::with_draw_target(source.n_records, target).with_style(style);
@@ -227,6 +227,10 @@ impl Stage {
     }
 
     fn show(&mut self, arrival: &Arrival) -> Result<(), Failure> {
+        if self.bar.position() == 0 {
+            // The wait for the group says nothing about the time left.
+            self.bar.reset();
+        }
         self.bar.inc(1);
         if !self.is_wanted(arrival.number) {
             return Ok(());

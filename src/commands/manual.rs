@@ -8,16 +8,14 @@ use super::Failure;
 use crate::cli::Cli;
 use crate::config;
 
+/// Heading in the help under which flags are settings.
+const HEADING: &str = "Settings";
+
 pub fn run() -> Result<(), Failure> {
-    let flags = Cli::command().get_subcommands().flat_map(|command| command.get_arguments()).filter_map(long).collect();
-    std::io::stdout().write_all(with_flags(flags).as_bytes())?;
+    let command = Cli::command();
+    let arguments = command.get_subcommands().flat_map(|command| command.get_arguments());
+    let settings = arguments.filter(|argument| argument.get_help_heading() == Some(HEADING));
+    let flags: Vec<String> = settings.filter_map(|argument| argument.get_long().map(str::to_owned)).collect();
+    std::io::stdout().write_all(config::manual(&flags).as_bytes())?;
     Ok(())
-}
-
-fn long(argument: &clap::Arg) -> Option<String> {
-    argument.get_long().map(str::to_owned)
-}
-
-fn with_flags(flags: Vec<String>) -> String {
-    config::manual(&flags)
 }

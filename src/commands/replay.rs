@@ -248,7 +248,7 @@ impl Replay {
             .set("auto.offset.reset", "earliest");
         let consumer: BaseConsumer = config.create().context("could not make a kafka client")?;
         let mut partitions = TopicPartitionList::new();
-        (0..n_partitions).for_each(|partition| drop(partitions.add_partition(&kafka.dead_letter_topic, partition)));
+        partitions.add_partition_range(&kafka.dead_letter_topic, 0, n_partitions - 1);
         let committed = consumer
             .committed_offsets(partitions, PATIENCE)
             .with_context(|| format!("could not read the offsets of group \"{group}\""))?;

@@ -241,6 +241,7 @@ impl<W: Write> Run<'_, W> {
         self.bar.finish_and_clear();
         match self.n_refused {
             0 => Ok(()),
+            n_refused if n_refused == self.n_inputs => Err(Failure::work(anyhow!("nothing was scored"))),
             n_refused => Err(Failure::work(anyhow!("{n_refused} of {} inputs got no score", self.n_inputs))),
         }
     }

@@ -27,19 +27,15 @@ pub fn run(args: &ServeArgs, environment: &Environment) -> Result<(), Failure> {
     logging::start(&settings.log, environment)?;
     let shutdown = Shutdown::new();
     let runtime = runtime()?;
-    runtime
-        .block_on(async {
-            shutdown.on_signals().context("could not wait for signals")?;
-            let parts = Parts::start(&settings, &shutdown).await?;
-            shutdown.requested().await;
-            parts.drain(&settings).await
-        })
-        .inspect_err(|_| shutdown.request())
-        .and_then(|()| {
-            // A model that is being loaded must not hold up the end.
-            runtime.shutdown_timeout(Duration::from_secs(1));
-            Ok(())
-        })
+    let served = runtime.block_on(async {
+        shutdown.on_signals().context("could not wait for signals")?;
+        let parts = Parts::start(&settings, &shutdown).await?;
+        shutdown.requested().await;
+        parts.drain(&settings).await
+    });
+    // A model that is being loaded must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    served
 }
 
 /// The runtime of everything that waits: HTTP, timers, signals. The stream has threads of its own.

@@ -103,8 +103,11 @@ fn wrong_calls_and_settings_say_what_is_meant() {
     show("wrong address", &mut vigie(&["serve", "--http", "9464"]));
     show("property without a value", &mut vigie(&["serve", "-X", "security.protocol"]));
     show("secret that can't be read", &mut vigie(&["serve", "-X", "sasl.password=@/nowhere/secret"]));
-    show("misspelt property", &mut vigie(&["serve", "--http", "off", "-X", "securty.protocol=SSL"]));
-    show("property that breaks a promise", &mut vigie(&["serve", "--http", "off", "-X", "producer.acks=0"]));
+    show("misspelt property", &mut vigie(&["serve", "--http", "off", "--log", "error", "-X", "securty.protocol=SSL"]));
+    show(
+        "property that breaks a promise",
+        &mut vigie(&["serve", "--http", "off", "--log", "error", "-X", "producer.acks=0"]),
+    );
     show("log filter", &mut vigie(&["serve", "--log", "vigie=loud"]));
     show("unknown reason", &mut vigie(&["replay", "--reason", "not_jason"]));
     show("unreadable time", &mut vigie(&["replay", "--since", "soon"]));

@@ -591,7 +591,8 @@ fn a_setting_that_breaks_a_promise_is_refused() {
     let cluster = cluster();
     let start = |settings: &Settings| {
         let metrics = Metrics::register(&Registry::new()).unwrap();
-        stream::start(settings, ModelHandle::new(models::builtin()), metrics, Shutdown::new()).unwrap_err()
+        stream::start(settings, ModelHandle::new(Arc::new(models::builtin().unwrap())), metrics, Shutdown::new())
+            .unwrap_err()
     };
     let mut refused = settings(&cluster);
     refused.kafka.consumer_properties.insert("enable.auto.commit".to_owned(), "true".to_owned());
