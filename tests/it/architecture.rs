@@ -111,7 +111,9 @@ fn the_core_does_no_io_and_keeps_no_clock() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for path in sources(&root.join("src/scoring")) {
         let code = fs::read_to_string(&path).unwrap();
-        for banned in ["std::fs", "std::net", "std::time", "std::thread", "std::env", "tracing::", "println!", "eprintln!"] {
+        for banned in
+            ["std::fs", "std::net", "std::time", "std::thread", "std::env", "tracing::", "println!", "eprintln!"]
+        {
             assert!(!code.contains(banned), "{} uses {banned}", path.display());
         }
     }

@@ -39,9 +39,13 @@ fn contributions_add_up_to_the_margin_exactly() {
 fn taking_out_the_top_span_lowers_the_score_more_than_taking_out_another() {
     let (model, mut scratch) = (model(), Scratch::default());
     let (mut decisive, mut tried) = (0, 0);
-    for (text, signal) in [(TEXTS[0], Signal::Antisemitism), (TEXTS[1], Signal::CounterSpeech), (TEXTS[2], Signal::Antisemitism),
-        (TEXTS[3], Signal::Moderation), (TEXTS[5], Signal::Attack)]
-    {
+    for (text, signal) in [
+        (TEXTS[0], Signal::Antisemitism),
+        (TEXTS[1], Signal::CounterSpeech),
+        (TEXTS[2], Signal::Antisemitism),
+        (TEXTS[3], Signal::Moderation),
+        (TEXTS[5], Signal::Attack),
+    ] {
         let (_, explanations) = model.explain(text, None, &mut scratch);
         let spans: Vec<_> = explanations[signal.index()].spans.iter().filter(|span| span.contribution > 0.0).collect();
         let margin_without = |start: usize, end: usize, scratch: &mut Scratch| {
@@ -93,7 +97,11 @@ fn what_cannot_be_scored_is_said() {
     check(" \n\t ", None, Some(Abstained::Empty));
     check("ok", None, Some(Abstained::TooShort));
     check("🙂🙂", Some("fr"), Some(Abstained::TooShort));
-    check("Guten Morgen, wir treffen uns heute Abend am Bahnhof und gehen dann essen.", None, Some(Abstained::UnsupportedLanguage));
+    check(
+        "Guten Morgen, wir treffen uns heute Abend am Bahnhof und gehen dann essen.",
+        None,
+        Some(Abstained::UnsupportedLanguage),
+    );
     check("Добрый вечер, сегодня мы идём в театр.", None, Some(Abstained::UnsupportedLanguage));
     check("Hola, ¿qué tal estáis? Mañana vamos a la playa con los niños.", None, Some(Abstained::UnsupportedLanguage));
     check("Bonsoir à tous, on se retrouve devant la gare ?", Some("de"), Some(Abstained::UnsupportedLanguage));
