@@ -1,0 +1,1 @@
+pub fn card(_: &crate::evaluate::Evaluation) -> String { String::new() }
