@@ -1,12 +1,8 @@
 //! What simpler means reach: passages in, scores of a keyword rule and of multinomial naive Bayes out. Always-yes stands in every figure already.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use anyhow::{Context, Result};
-use linfa::Dataset;
-use linfa::traits::Fit;
-use linfa_bayes::{MultinomialNb, NaiveBayes};
-use ndarray::{Array1, Array2};
 use vigie::scoring::Signal;
 use vigie::scoring::lexicon::{fold, word_hash};
 use vigie::scoring::signals::N_SIGNALS;
@@ -37,65 +33,66 @@ pub fn keyword_scores(text: &str) -> [f64; N_SIGNALS] {
     })
 }
 
-/// Multinomial naive Bayes on the counts of frequent words (McCallum & Nigam 1998), one model a signal.
+/// Multinomial naive Bayes on the counts of frequent words, one model a signal (McCallum & Nigam 1998; add-one smoothing).
+///
+/// Our own twenty lines: `linfa-bayes` 0.8 prints its whole state to standard error on every fit and takes dense counts only.
 pub struct WordBayes {
     column_of: HashMap<u64, usize>,
-    models: Vec<MultinomialNb<f32, usize>>,
+    models: [SignalBayes; N_SIGNALS],
 }
 
-/// Columns of the dense counts: 100 MB for 9,000 passages.
+/// Logarithms of how much likelier a passage that carries the signal is: before reading, and a word.
+#[derive(Default)]
+struct SignalBayes {
+    prior: f64,
+    words: Vec<f64>,
+}
+
 const N_WORDS: usize = 3000;
 
 impl WordBayes {
-    /// Fits five models with `linfa-bayes` on passages that we have written or read; it knows no weights, so that rows with other labels would drown them.
-    pub fn fit(passages: &[&Passage]) -> Result<WordBayes> {
+    /// Fits five models on passages that we have written or read; it knows no weights, so that rows with other labels would drown them.
+    pub fn fit(passages: &[&Passage]) -> WordBayes {
+        let read: Vec<Vec<u64>> = passages.iter().map(|passage| words_of(&passage.text)).collect();
         let mut n_with: BTreeMap<u64, u32> = BTreeMap::new();
-        for passage in passages {
-            let mut words = words_of(&passage.text);
-            words.sort_unstable();
-            words.dedup();
-            words.into_iter().for_each(|word| *n_with.entry(word).or_default() += 1);
+        for words in &read {
+            let once: BTreeSet<u64> = words.iter().copied().collect();
+            once.into_iter().for_each(|word| *n_with.entry(word).or_default() += 1);
         }
         let mut ranked: Vec<(u64, u32)> = n_with.into_iter().collect();
-        ranked.sort_by_key(|&(word, n)| (std::cmp::Reverse(n), word));
-        let column_of = ranked.iter().take(N_WORDS).enumerate().map(|(column, &(word, _))| (word, column)).collect();
-        let mut bayes = WordBayes { column_of, models: Vec::new() };
-        for signal in Signal::ALL {
-            let known = passages.iter().filter_map(|passage| Some((passage.text.as_str(), passage.label(signal)?)));
-            let (texts, labels): (Vec<&str>, Vec<bool>) = known.unzip();
-            let labels: Array1<usize> = labels.into_iter().map(usize::from).collect();
-            let model = MultinomialNb::params()
-                .fit(&Dataset::new(bayes.counts(&texts), labels))
-                .with_context(|| format!("naive Bayes for {}", signal.as_str()))?;
-            bayes.models.push(model);
-        }
-        Ok(bayes)
+        ranked.sort_by_key(|&(word, n)| (Reverse(n), word));
+        let column_of: HashMap<u64, usize> =
+            ranked.iter().take(N_WORDS).enumerate().map(|(column, &(word, _))| (word, column)).collect();
+        let known = |signal| passages.iter().zip(&read).filter_map(move |(p, words)| Some((words, p.label(signal)?)));
+        WordBayes { models: Signal::ALL.map(|signal| fit_signal(&column_of, known(signal))), column_of }
     }
 
-    /// Probabilities of all signals for each text; 0 of a signal that training has never seen.
-    pub fn scores(&self, texts: &[&str]) -> Vec<[f64; N_SIGNALS]> {
-        let counts = self.counts(texts);
-        let mut scores = vec![[0.0; N_SIGNALS]; texts.len()];
-        for (signal, model) in self.models.iter().enumerate() {
-            let by_class = model.joint_log_likelihood(counts.view());
-            let (Some(absent), Some(present)) = (by_class.get(&0), by_class.get(&1)) else { continue };
-            for ((row, &absent), &present) in scores.iter_mut().zip(absent).zip(present) {
-                row[signal] = 1.0 / (1.0 + f64::from(absent - present).exp());
-            }
-        }
-        scores
+    /// Probabilities of all signals.
+    pub fn scores(&self, text: &str) -> [f64; N_SIGNALS] {
+        let words = words_of(text);
+        let columns: Vec<usize> = words.iter().filter_map(|word| self.column_of.get(word).copied()).collect();
+        Signal::ALL.map(|signal| {
+            let model = &self.models[signal.index()];
+            let margin = model.prior + columns.iter().map(|&column| model.words[column]).sum::<f64>();
+            1.0 / (1.0 + (-margin).exp())
+        })
     }
+}
 
-    fn counts(&self, texts: &[&str]) -> Array2<f32> {
-        let mut counts = Array2::zeros((texts.len(), self.column_of.len()));
-        for (row, text) in texts.iter().enumerate() {
-            for word in words_of(text) {
-                if let Some(&column) = self.column_of.get(&word) {
-                    counts[(row, column)] += 1.0;
-                }
-            }
-        }
-        counts
+fn fit_signal<'a>(column_of: &HashMap<u64, usize>, known: impl Iterator<Item = (&'a Vec<u64>, bool)>) -> SignalBayes {
+    // Everything starts at one: a word or a class that was never seen is rare, not impossible.
+    let mut counts = [vec![1.0; column_of.len()], vec![1.0; column_of.len()]];
+    let mut n_passages = [1.0; 2];
+    for (words, label) in known {
+        let class = usize::from(label);
+        n_passages[class] += 1.0;
+        words.iter().filter_map(|word| column_of.get(word)).for_each(|&column| counts[class][column] += 1.0);
+    }
+    let [absent, present] = counts;
+    let likelier = absent.iter().sum::<f64>() / present.iter().sum::<f64>();
+    SignalBayes {
+        prior: f64::ln(n_passages[1] / n_passages[0]),
+        words: present.iter().zip(&absent).map(|(present, absent)| f64::ln(present / absent * likelier)).collect(),
     }
 }
 
@@ -120,8 +117,9 @@ mod tests {
     fn naive_bayes_learns_a_word() {
         let all = |label| Signal::ALL.map(|signal| (signal.as_str(), label));
         let passages = [passage("a", "pluie orage", &all(1)), passage("b", "soleil plage", &all(0))];
-        let bayes = WordBayes::fit(&passages.iter().collect::<Vec<_>>()).unwrap();
-        let scores = bayes.scores(&["orage", "plage"]);
-        assert!(scores[0].iter().all(|&p| p > 0.5) && scores[1].iter().all(|&p| p < 0.5), "{scores:?}");
+        let bayes = WordBayes::fit(&passages.iter().collect::<Vec<_>>());
+        assert!(bayes.scores("orage").iter().all(|&p| p > 0.5) && bayes.scores("plage").iter().all(|&p| p < 0.5));
+        // Two of six (seen once, add-one smoothing) against one of six, even priors.
+        assert!((bayes.scores("orage")[0] - 2.0 / 3.0).abs() < 1e-9);
     }
 }

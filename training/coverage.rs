@@ -146,7 +146,9 @@ pub fn agreement(import: &Import) -> Result<()> {
     );
     for agreement in agreements(import)? {
         println!("\n## {} ({} passages)\n", agreement.title, agreement.n_passages);
-        println!("| signal | both settled | first 1 | second 1 | both 1 | equal | kappa |\n|---|---|---|---|---|---|---|");
+        println!(
+            "| signal | both settled | first 1 | second 1 | both 1 | equal | kappa |\n|---|---|---|---|---|---|---|"
+        );
         for s in &agreement.signals {
             println!(
                 "| {} | {} | {} | {} | {} | {:.1} % | {} |",

@@ -129,7 +129,7 @@ pub fn evaluate(model: &Model, import: &Import, places: &[Place]) -> Result<Eval
         .filter(|(row, place)| place.part == Part::Train && matches!(row.origin, Origin::Own | Origin::Annotated))
         .map(|(row, _)| &row.passage)
         .collect();
-    let bayes = WordBayes::fit(&training)?;
+    let bayes = WordBayes::fit(&training);
     let suite = Path::new(SUITE).exists().then(|| read_suite(Path::new(SUITE))).transpose()?;
     tracing::info!("measuring robustness");
     let mut evaluation = Evaluation {
@@ -141,7 +141,7 @@ pub fn evaluate(model: &Model, import: &Import, places: &[Place]) -> Result<Eval
         bands: by_part(&measured, |columns| band_rates(&columns.bands, &columns.labels)),
         baselines: baselines(&measured, &bayes),
         functions: function_halves(&measured),
-        suite: suite.map(|suite| suite_figures(&suite, model, &bayes)),
+        suite: suite.filter(|suite| !suite.cases.is_empty()).map(|suite| suite_figures(&suite, model, &bayes)),
         quiet_sets: QUIET_SETS.iter().filter_map(|set| quiet_set(set, &measured)).collect(),
         source_labels: source_labels(&measured),
         identity_swap: identity_swap(model, &measured),
@@ -173,9 +173,8 @@ fn model_facts(model: &Model) -> Result<ModelFacts> {
 }
 
 fn data_facts(import: &Import, places: &[Place], measured: &[Measured]) -> DataFacts {
-    let in_training = |(row, place): &(&crate::importer::Imported, &Place)| {
-        place.part == Part::Train && row.passage.weight > 0.0
-    };
+    let in_training =
+        |(row, place): &(&crate::importer::Imported, &Place)| place.part == Part::Train && row.passage.weight > 0.0;
     let mut n_test_rows = BTreeMap::new();
     for row in measured.iter().filter(|row| row.part == Part::Test) {
         parts_of(row.row).into_iter().for_each(|part| *n_test_rows.entry(part).or_default() += 1);
@@ -232,7 +231,7 @@ fn baselines(measured: &[Measured], bayes: &WordBayes) -> BTreeMap<&'static str,
     };
     [
         ("keyword rule", of(texts.iter().map(|text| keyword_scores(text)).collect())),
-        ("naive Bayes", of(bayes.scores(&texts))),
+        ("naive Bayes", of(texts.iter().map(|text| bayes.scores(text)).collect())),
     ]
     .into()
 }
@@ -260,7 +259,7 @@ fn suite_figures(suite: &Suite, model: &Model, bayes: &WordBayes) -> SuiteFigure
     let functions = judge(suite, &model_scores(suite, model));
     let always_yes = judge(suite, &vec![[1.0; N_SIGNALS]; texts.len()]);
     let keywords = judge(suite, &texts.iter().map(|text| keyword_scores(text)).collect::<Vec<_>>());
-    let by_words = judge(suite, &bayes.scores(&texts));
+    let by_words = judge(suite, &texts.iter().map(|text| bayes.scores(text)).collect::<Vec<_>>());
     SuiteFigures {
         n_cases: suite.cases.len(),
         halves: [
@@ -371,7 +370,8 @@ fn to_json(evaluation: &Evaluation) -> Result<String> {
     let Value::Object(fields) = rounded(serde_json::to_value(evaluation)?) else {
         unreachable!("a struct is a JSON object");
     };
-    let lines: Vec<String> = fields.iter().map(|(name, value)| format!("{}: {value}", Value::from(name.as_str()))).collect();
+    let lines: Vec<String> =
+        fields.iter().map(|(name, value)| format!("{}: {value}", Value::from(name.as_str()))).collect();
     Ok(format!("{{\n{}\n}}\n", lines.join(",\n")))
 }
 

@@ -274,7 +274,10 @@ mod tests {
     fn tricks_do_what_they_are_called() {
         let text = "Jetez les juifs dehors, été";
         let check = |trick, expected: &str| assert_eq!(disguise(text, &[10..15, 16..22], trick), expected);
-        check(Trick::ZeroWidth, "Jetez les j\u{200b}u\u{200b}i\u{200b}f\u{200b}s d\u{200b}e\u{200b}h\u{200b}o\u{200b}r\u{200b}s, été");
+        check(
+            Trick::ZeroWidth,
+            "Jetez les j\u{200b}u\u{200b}i\u{200b}f\u{200b}s d\u{200b}e\u{200b}h\u{200b}o\u{200b}r\u{200b}s, été",
+        );
         check(Trick::Leet, "Jetez les ju1f5 d3h0r5, été");
         check(Trick::SpacedOut, "Jetez les j u i f s d e h o r s, été");
         check(Trick::Stretched, "Jetez les juuuuuifs deeeeehors, été");

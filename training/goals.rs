@@ -66,7 +66,12 @@ fn quality(evaluation: &Evaluation, goals: &mut Vec<Goal>) {
             goals.push(at_least(what, figures.map(|f| f.macro_f1), bound));
         }
     }
-    let real = [(Signal::Antisemitism, 0.96), (Signal::HateSpeech, 0.92), (Signal::Attack, 0.88), (Signal::CounterSpeech, 0.87)];
+    let real = [
+        (Signal::Antisemitism, 0.96),
+        (Signal::HateSpeech, 0.92),
+        (Signal::Attack, 0.88),
+        (Signal::CounterSpeech, 0.87),
+    ];
     for (signal, bound) in real {
         let figures = part(evaluation, "real all", signal);
         goals.push(at_least(format!("AUC of {} on real rows", signal.as_str()), figures.and_then(|f| f.auc), bound));
@@ -103,19 +108,33 @@ fn false_alarms(evaluation: &Evaluation, goals: &mut Vec<Goal>) {
     let n_topic: usize = sets.iter().map(|set| set.n_topic_high - set.n_topic_true).sum();
     let share = |count: usize| (n > 0).then(|| count as f64 / n as f64);
     goals.push(at_most("attack in band high on ordinary text".to_owned(), share(n_attack), 0.003));
-    goals.push(at_most("a topic in band high on ordinary text, known true ones left out".to_owned(), share(n_topic), 0.02));
+    goals.push(at_most(
+        "a topic in band high on ordinary text, known true ones left out".to_owned(),
+        share(n_topic),
+        0.02,
+    ));
 }
 
 fn robustness(evaluation: &Evaluation, goals: &mut Vec<Goal>) {
     let swap = &evaluation.identity_swap.harmless;
     let change = (swap.n_swaps > 0).then(|| swap.mean_absolute_change[&Signal::Attack]);
-    goals.push(at_most("mean change of attack when one group replaces another, harmless passages".to_owned(), change, 0.03));
-    for (cut, recall) in [("the low threshold", (|t| t.recall_low) as fn(&TrickResult) -> [f64; 2]), ("one half", |t| t.recall_half)] {
+    goals.push(at_most(
+        "mean change of attack when one group replaces another, harmless passages".to_owned(),
+        change,
+        0.03,
+    ));
+    for (cut, recall) in
+        [("the low threshold", (|t| t.recall_low) as fn(&TrickResult) -> [f64; 2]), ("one half", |t| t.recall_half)]
+    {
         let (trick, lost) = worst(evaluation, |result| recall(result)[0] - recall(result)[1]);
         goals.push(at_most(format!("recall of attack at {cut} lost to the worst trick ({trick})"), lost, 0.03));
     }
     let (trick, won) = worst(evaluation, |result| result.alarms_high[1] - result.alarms_high[0]);
-    goals.push(at_most(format!("false alarms (band high) won by the worst trick on harmless text ({trick})"), won, 0.0));
+    goals.push(at_most(
+        format!("false alarms (band high) won by the worst trick on harmless text ({trick})"),
+        won,
+        0.0,
+    ));
 }
 
 fn worst(evaluation: &Evaluation, loss: impl Fn(&TrickResult) -> f64) -> (&'static str, Option<f64>) {

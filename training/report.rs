@@ -56,7 +56,11 @@ fn head(evaluation: &Evaluation) -> String {
         evaluation.goals.len()
     );
     if !data.missing_sets.is_empty() {
-        let _ = write!(html, "<p class=\"miss\">Not there when this was measured: {}.</p>", escape(&data.missing_sets.join(", ")));
+        let _ = write!(
+            html,
+            "<p class=\"miss\">Not there when this was measured: {}.</p>",
+            escape(&data.missing_sets.join(", "))
+        );
     }
     html + "<nav><a href=\"#goals\">Goals</a><a href=\"#quality\">Quality</a><a href=\"#plots\">Plots</a><a href=\"#rates\">Base rates</a>\
             <a href=\"#slices\">Slices</a><a href=\"#functions\">Functions</a><a href=\"#swap\">Identity swap</a><a href=\"#evasion\">Evasion</a>\
@@ -77,12 +81,29 @@ fn quality(evaluation: &Evaluation) -> String {
     let note = "Precision and recall at a score of one half. Always-yes, a keyword rule and multinomial naive Bayes on words stand beside the model, as macro-F1. \
                 Calibration error over 15 bins.";
     let mut html = section("quality", "Quality by signal and language", note);
-    for (kind, title) in [("part", "Parts of the test data"), ("documents", "Whole articles"), ("set", "Real rows by source"), ("voice", "Our corpus by voice")] {
+    for (kind, title) in [
+        ("part", "Parts of the test data"),
+        ("documents", "Whole articles"),
+        ("set", "Real rows by source"),
+        ("voice", "Our corpus by voice"),
+    ] {
         let of_kind = evaluation.slices.iter().filter(|slice| slice.kind == kind && slice.n > 0);
         let rows = of_kind.flat_map(|slice| quality_rows(evaluation, slice));
         let head = [
-            "passages", "signal", "n", "present", "AUC", "average precision", "precision", "recall", "F1", "macro-F1", "always yes",
-            "keywords", "naive Bayes", "calibration error",
+            "passages",
+            "signal",
+            "n",
+            "present",
+            "AUC",
+            "average precision",
+            "precision",
+            "recall",
+            "F1",
+            "macro-F1",
+            "always yes",
+            "keywords",
+            "naive Bayes",
+            "calibration error",
         ];
         let _ = write!(html, "<h3>{title}</h3>{}", table(&head, rows));
     }
@@ -136,7 +157,11 @@ fn plots_of(evaluation: &Evaluation, signal: Signal) -> String {
     let line = |points: &dyn Fn(&Curves) -> Vec<(f64, f64)>, marks: &dyn Fn(&Curves) -> Vec<f64>| {
         let of = |(curves, part): (&Option<&Curves>, &str)| {
             let enough = curves.filter(|curves| is_enough(curves));
-            Line { name: part.to_owned(), points: enough.map(points).unwrap_or_default(), marks: enough.map(marks).unwrap_or_default() }
+            Line {
+                name: part.to_owned(),
+                points: enough.map(points).unwrap_or_default(),
+                marks: enough.map(marks).unwrap_or_default(),
+            }
         };
         drawn.iter().zip(PART_NAMES).map(of).collect::<Vec<Line>>()
     };
@@ -145,15 +170,21 @@ fn plots_of(evaluation: &Evaluation, signal: Signal) -> String {
     let titles = ["precision and recall", "reliability", "risk and coverage"].map(|what| format!("{name}: {what}"));
     let no_marks = |_: &Curves| Vec::new();
     let precision_recall = line(&|c| c.precision_recall.iter().map(|p| (p[2], p[1])).collect(), &no_marks);
-    let reliability = line(
-        &|c| c.reliability.iter().map(|bin| (bin[0], bin[1])).collect(),
-        &|c| c.reliability.iter().map(|bin| 1.2 + bin[2].ln() / 2.0).collect(),
-    );
+    let reliability = line(&|c| c.reliability.iter().map(|bin| (bin[0], bin[1])).collect(), &|c| {
+        c.reliability.iter().map(|bin| 1.2 + bin[2].ln() / 2.0).collect()
+    });
     let risk = line(&|c| c.risk_coverage.iter().map(|p| (p[0], p[1])).collect(), &no_marks);
     let highest = risk.iter().flat_map(|line| &line.points).map(|point| point.1).fold(0.04, f64::max);
-    let mut html = figure("Precision and recall", &lines(&axes(&titles[0], "recall", "precision", unit, false), &precision_recall));
-    html += &figure("Reliability", &lines(&axes(&titles[1], "score", "share that carries it", unit, true), &reliability));
-    html += &figure("Risk and coverage", &lines(&axes(&titles[2], "share answered", "share wrong", (0.0, highest), false), &risk));
+    let mut html = figure(
+        "Precision and recall",
+        &lines(&axes(&titles[0], "recall", "precision", unit, false), &precision_recall),
+    );
+    html +=
+        &figure("Reliability", &lines(&axes(&titles[1], "score", "share that carries it", unit, true), &reliability));
+    html += &figure(
+        "Risk and coverage",
+        &lines(&axes(&titles[2], "share answered", "share wrong", (0.0, highest), false), &risk),
+    );
     if let Some(curves) = evaluation.curves.get("both all").and_then(|signals| signals.get(&signal)) {
         let title = format!("{name}: scores");
         html += &figure("Scores", &histograms(&title, &curves.scores_of_present, &curves.scores_of_absent));
@@ -169,7 +200,9 @@ fn is_enough(curves: &Curves) -> bool {
 
 fn confusion(curves: &Curves) -> String {
     let total = |label: usize| curves.bands.iter().map(|counts| counts[label]).sum::<usize>().max(1) as f64;
-    let cell = |n: usize, label: usize| heat(n as f64 / total(label), &format!("{n} ({:.0} %)", 100.0 * n as f64 / total(label)));
+    let cell = |n: usize, label: usize| {
+        heat(n as f64 / total(label), &format!("{n} ({:.0} %)", 100.0 * n as f64 / total(label)))
+    };
     let mut html = "<table><tr><th>band</th><th>absent</th><th>present</th></tr>".to_owned();
     for (band, counts) in ["low", "uncertain", "high"].iter().zip(curves.bands) {
         let _ = write!(html, "<tr><td>{band}</td>{}{}</tr>", cell(counts[0], 0), cell(counts[1], 1));
@@ -183,7 +216,9 @@ fn base_rates(evaluation: &Evaluation) -> String {
     let mut html = section("rates", "Bands at base rates of 1 %, 5 % and 50 %", note);
     for (place, title) in ["Band high", "Band uncertain or high"].iter().enumerate() {
         let mut rows = Vec::new();
-        for (part, signals) in evaluation.bands.iter().filter(|(part, _)| part.ends_with("all") || part.starts_with("both")) {
+        for (part, signals) in
+            evaluation.bands.iter().filter(|(part, _)| part.ends_with("all") || part.starts_with("both"))
+        {
             for (row, (signal, bands)) in signals.iter().enumerate() {
                 let rates = &bands[place];
                 let mut cells = vec![
@@ -193,7 +228,10 @@ fn base_rates(evaluation: &Evaluation) -> String {
                     format!("{:.2} %", 100.0 * rates.false_positive_rate),
                 ];
                 let precision = rates.precision.iter().zip(&rates.cautious_precision);
-                cells.extend(precision.map(|(plain, cautious)| format!("{plain:.2} <span class=\"soft\">({cautious:.2})</span>")));
+                cells.extend(
+                    precision
+                        .map(|(plain, cautious)| format!("{plain:.2} <span class=\"soft\">({cautious:.2})</span>")),
+                );
                 rows.push(cells);
             }
         }
@@ -207,13 +245,19 @@ fn base_rates(evaluation: &Evaluation) -> String {
 fn slices(evaluation: &Evaluation) -> String {
     let note = "Our corpus only. Each cell: macro-F1 (passages that carry the signal / all); where only one label occurs, the share on the right side of one half. Small slices are noisy.";
     let mut html = section("slices", "By register, function, group and length", note);
-    for (kind, title) in [("register", "Register"), ("function", "Function"), ("group", "Group"), ("length", "Length")] {
+    for (kind, title) in [("register", "Register"), ("function", "Function"), ("group", "Group"), ("length", "Length")]
+    {
         let rows = evaluation.slices.iter().filter(|slice| slice.kind == kind).map(|slice| {
             let mut cells = vec![escape(&slice.name.replace('_', " ")), slice.n.to_string()];
             cells.extend(Signal::ALL.map(|signal| slice.signals.get(&signal).map_or("·".to_owned(), slice_cell)));
             cells
         });
-        let _ = write!(html, "<details{}><summary>{title}</summary>{}</details>", if kind == "group" { " open" } else { "" }, table(&slice_head(), rows));
+        let _ = write!(
+            html,
+            "<details{}><summary>{title}</summary>{}</details>",
+            if kind == "group" { " open" } else { "" },
+            table(&slice_head(), rows)
+        );
     }
     html
 }
@@ -225,7 +269,7 @@ fn slice_head() -> Vec<&'static str> {
 fn slice_cell(f: &Figures) -> String {
     let figure = match f.n_positive {
         // Macro-F1 has no meaning with one class: of what is there, how much is right?
-        0 => 1.0 - f.alarm_share,
+        0 => 1.0 - f.false_positive_rate,
         n if n == f.n => f.recall,
         _ => f.macro_f1,
     };
@@ -234,7 +278,13 @@ fn slice_cell(f: &Figures) -> String {
 
 fn functions(evaluation: &Evaluation) -> String {
     let note = "Is <code>attack</code> on the right side of one half? Attacks and harmless texts apart, for a model may buy one with the other.";
-    let share = |right: usize, n: usize| if n == 0 { "·".to_owned() } else { format!("{:.2} <span class=\"soft\">({right}/{n})</span>", right as f64 / n as f64) };
+    let share = |right: usize, n: usize| {
+        if n == 0 {
+            "·".to_owned()
+        } else {
+            format!("{:.2} <span class=\"soft\">({right}/{n})</span>", right as f64 / n as f64)
+        }
+    };
     let rows = evaluation.functions.iter().map(|half| {
         vec![
             escape(&half.function.replace('_', " ")),
@@ -242,14 +292,17 @@ fn functions(evaluation: &Evaluation) -> String {
             share(half.n_harmless_right, half.n_harmless),
         ]
     });
-    section("functions", "Functions of our corpus: hateful and harmless", note) + &table(&["function", "hateful", "harmless"], rows)
+    section("functions", "Functions of our corpus: hateful and harmless", note)
+        + &table(&["function", "hateful", "harmless"], rows)
 }
 
 fn suite(suite: &SuiteFigures) -> String {
     let note = "Cases written apart from the corpus and never trained on. A case is right when every signal that its function asks for lies on its label's side of one half.";
     let mut html = section("suite", "Functional suite", note);
     let halves = suite.halves.iter().flat_map(|(name, langs)| {
-        langs.iter().map(move |(lang, halves)| vec![(*name).to_owned(), (*lang).to_owned(), number(halves[0]), number(halves[1])])
+        langs.iter().map(move |(lang, halves)| {
+            vec![(*name).to_owned(), (*lang).to_owned(), number(halves[0]), number(halves[1])]
+        })
     });
     html += &table(&["mean accuracy over functions", "language", "hateful", "harmless"], halves);
     let rows = suite.functions.iter().map(|f| {
@@ -286,7 +339,8 @@ fn identity_swap(evaluation: &Evaluation) -> String {
     head.extend(["attack, fr", "attack, en", "into or out of band high"]);
     let mut html = section("swap", "Identity swap", note);
     html += &table(&head, [row("harmless", &swap.harmless), row("attacks", &swap.attacks)]);
-    html += "<h3>Mean change of attack by pair, harmless passages (rows: the group named; columns: the group put in)</h3>";
+    html +=
+        "<h3>Mean change of attack by pair, harmless passages (rows: the group named; columns: the group put in)</h3>";
     html + &swap_matrix(evaluation)
 }
 
@@ -334,8 +388,16 @@ fn evasion(evaluation: &Evaluation) -> String {
         ]
     });
     let head = [
-        "trick", "language", "attacks", "recall, low threshold", "points lost", "recall, one half", "points lost", "harmless",
-        "alarms, one half", "alarms, band high",
+        "trick",
+        "language",
+        "attacks",
+        "recall, low threshold",
+        "points lost",
+        "recall, one half",
+        "points lost",
+        "harmless",
+        "alarms, one half",
+        "alarms, band high",
     ];
     section("evasion", "Evasion", note) + &table(&head, rows)
 }
@@ -348,10 +410,19 @@ fn quiet_sets(evaluation: &Evaluation) -> String {
     };
     let mut rows = Vec::new();
     for set in &evaluation.quiet_sets {
-        for (place, (name, counts)) in [("band high", &set.n_high), ("score ≥ 0.5", &set.n_half)].into_iter().enumerate() {
-            let mut cells = vec![if place == 0 { format!("{}, {} passages", set.set, set.n) } else { String::new() }, name.to_owned()];
+        for (place, (name, counts)) in
+            [("band high", &set.n_high), ("score ≥ 0.5", &set.n_half)].into_iter().enumerate()
+        {
+            let mut cells = vec![
+                if place == 0 { format!("{}, {} passages", set.set, set.n) } else { String::new() },
+                name.to_owned(),
+            ];
             cells.extend(Signal::ALL.map(|signal| count(counts, signal, set.n)));
-            cells.push(if place == 0 { format!("{}, {} known true", set.n_topic_high, set.n_topic_true) } else { String::new() });
+            cells.push(if place == 0 {
+                format!("{}, {} known true", set.n_topic_high, set.n_topic_true)
+            } else {
+                String::new()
+            });
             rows.push(cells);
         }
     }
@@ -362,13 +433,24 @@ fn quiet_sets(evaluation: &Evaluation) -> String {
     let hits = hits.map(|(id, signal, score)| vec![escape(id), signal.as_str().to_owned(), format!("{score:.2}")]);
     section("alarms", "False alarms on ordinary text", note)
         + &table(&head, rows)
-        + &format!("<details><summary>Rows in band high</summary>{}</details>", table(&["row", "signal", "score"], hits))
+        + &format!(
+            "<details><summary>Rows in band high</summary>{}</details>",
+            table(&["row", "signal", "score"], hits)
+        )
 }
 
 fn other_labels(evaluation: &Evaluation) -> String {
     let note = "What labels are worth: two readers with the codebook, and the sources' own labels. The sources mean something else by their label than our <code>attack</code>; their figures are for the record.";
     let rows = evaluation.source_labels.iter().map(|(set, f)| {
-        vec![escape(set), f.n.to_string(), f.n_positive.to_string(), number(f.auc), number(Some(f.precision)), number(Some(f.recall)), number(Some(f.macro_f1))]
+        vec![
+            escape(set),
+            f.n.to_string(),
+            f.n_positive.to_string(),
+            number(f.auc),
+            number(Some(f.precision)),
+            number(Some(f.recall)),
+            number(Some(f.macro_f1)),
+        ]
     });
     let mut html = section("labels", "Labels: agreement and the sources' own", note);
     html += "<h3>The sources' own attack labels, development parts</h3>";
@@ -398,7 +480,9 @@ fn learning_curve(evaluation: &Evaluation) -> Option<String> {
     let figure_name = curve["figure"].as_str().unwrap_or("figure");
     let points = curve["points"].as_array()?;
     let of_signal = |signal: Signal| {
-        let point = |point: &serde_json::Value| Some((point["n_passages"].as_f64()?, point["signals"][signal.as_str()].as_f64()?));
+        let point = |point: &serde_json::Value| {
+            Some((point["n_passages"].as_f64()?, point["signals"][signal.as_str()].as_f64()?))
+        };
         let points: Vec<(f64, f64)> = points.iter().filter_map(point).collect();
         Line { name: signal.as_str().to_owned(), marks: vec![2.5; points.len()], points }
     };
@@ -410,21 +494,41 @@ fn learning_curve(evaluation: &Evaluation) -> Option<String> {
         return None;
     }
     let title = format!("{figure_name} by passages of our own in training");
-    let axes = Axes { title: &title, x: "passages of our own", y: figure_name, x_range: (0.0, most), y_range: ((lowest * 10.0).floor() / 10.0, 1.0), diagonal: false };
+    let axes = Axes {
+        title: &title,
+        x: "passages of our own",
+        y: figure_name,
+        x_range: (0.0, most),
+        y_range: ((lowest * 10.0).floor() / 10.0, 1.0),
+        diagonal: false,
+    };
     let mut html = section("curve", "Learning curve", "What every doubling of our own corpus brings on the test part.");
     html += "<p class=\"legend\">";
     for (number, signal) in Signal::ALL.iter().enumerate() {
         let _ = write!(html, "<span class=\"c{number}\"><i></i>{}</span>", signal.as_str());
     }
-    let _ = write!(html, "</p><div class=\"plots\" style=\"max-width:560px\">{}</div>", figure(&escape(&title), &lines(&axes, &drawn)));
+    let _ = write!(
+        html,
+        "</p><div class=\"plots\" style=\"max-width:560px\">{}</div>",
+        figure(&escape(&title), &lines(&axes, &drawn))
+    );
     Some(html)
 }
 
 fn training_data(evaluation: &Evaluation) -> String {
     let rows = evaluation.model.training.iter().map(|source| {
-        vec![escape(&source.name), source.n_passages.to_string(), format!("{}", source.weight), escape(&source.licence), format!("<code>{}</code>", escape(&source.sha256[..12.min(source.sha256.len())]))]
+        vec![
+            escape(&source.name),
+            source.n_passages.to_string(),
+            format!("{}", source.weight),
+            escape(&source.licence),
+            format!("<code>{}</code>", escape(&source.sha256[..12.min(source.sha256.len())])),
+        ]
     });
-    let note = format!("{} rows were fitted on. The settings of the fit are in <code>report.json</code> and in the model file.", evaluation.data.n_training_rows);
+    let note = format!(
+        "{} rows were fitted on. The settings of the fit are in <code>report.json</code> and in the model file.",
+        evaluation.data.n_training_rows
+    );
     section("training", "Training data", &note) + &table(&["source", "rows", "weight", "licence", "sha256"], rows)
 }
 

@@ -38,7 +38,12 @@ const SPONTANEOUS: [&str; 6] = ["post", "reply", "chat", "comment", "forum", "th
 const LENGTHS: [usize; 5] = [5, 15, 40, 100, usize::MAX];
 
 /// Scores a text; `None` for its scores where the model abstains.
-pub fn score(model: &Model, text: &str, lang: &str, scratch: &mut Scratch) -> Option<([f64; N_SIGNALS], [Band; N_SIGNALS])> {
+pub fn score(
+    model: &Model,
+    text: &str,
+    lang: &str,
+    scratch: &mut Scratch,
+) -> Option<([f64; N_SIGNALS], [Band; N_SIGNALS])> {
     let signals = model.score(text, Some(lang), scratch).signals?;
     Some((signals.map(|signal| signal.score), signals.map(|signal| signal.band)))
 }
@@ -135,7 +140,8 @@ pub fn document_slice(model: &Model, measured: &[Measured]) -> Slice {
             articles.entry(article).or_default().push(&row.row.passage);
         }
     }
-    let documents: Vec<Passage> = articles.into_values().filter(|passages| passages.len() > 1).map(|p| join(&p)).collect();
+    let documents: Vec<Passage> =
+        articles.into_values().filter(|passages| passages.len() > 1).map(|p| join(&p)).collect();
     let mut scratch = Scratch::default();
     let scored: Vec<_> =
         documents.iter().map(|document| score(model, &document.text, &document.lang, &mut scratch)).collect();

@@ -93,9 +93,19 @@ pub fn lines(axes: &Axes, lines: &[Line]) -> String {
     for (number, line) in lines.iter().enumerate().filter(|(_, line)| !line.points.is_empty()) {
         let points: Vec<String> =
             line.points.iter().map(|&(x, y)| format!("{:.1},{:.1}", axes.x(x), axes.y(y))).collect();
-        let _ = write!(svg, "<polyline class=\"line c{number}\" points=\"{}\"><title>{}</title></polyline>", points.join(" "), escape(&line.name));
+        let _ = write!(
+            svg,
+            "<polyline class=\"line c{number}\" points=\"{}\"><title>{}</title></polyline>",
+            points.join(" "),
+            escape(&line.name)
+        );
         for (&(x, y), radius) in line.points.iter().zip(&line.marks) {
-            let _ = write!(svg, "<circle class=\"mark c{number}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"{radius:.1}\"/>", axes.x(x), axes.y(y));
+            let _ = write!(
+                svg,
+                "<circle class=\"mark c{number}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"{radius:.1}\"/>",
+                axes.x(x),
+                axes.y(y)
+            );
         }
     }
     svg + "</svg>"
@@ -109,7 +119,14 @@ pub fn histograms(title: &str, present: &[usize], absent: &[usize]) -> String {
     };
     let (up, down) = (shares(present), shares(absent));
     // Most harmless passages score near 0: a square root keeps the rest visible.
-    let axes = Axes { title, x: "score", y: "√ share of passages", x_range: (0.0, 1.0), y_range: (-1.0, 1.0), diagonal: false };
+    let axes = Axes {
+        title,
+        x: "score",
+        y: "√ share of passages",
+        x_range: (0.0, 1.0),
+        y_range: (-1.0, 1.0),
+        diagonal: false,
+    };
     let mut svg = axes.frame();
     let width = (axes.x(1.0) - axes.x(0.0)) / up.len() as f64 - 1.0;
     for (bar, (up, down)) in up.iter().zip(&down).enumerate() {
@@ -117,7 +134,10 @@ pub fn histograms(title: &str, present: &[usize], absent: &[usize]) -> String {
         for (share, class, sign) in [(up, "c0", 1.0), (down, "c1", -1.0)] {
             let (zero, end) = (axes.y(0.0), axes.y(sign * share.sqrt()));
             let (top, height) = (zero.min(end), (zero - end).abs());
-            let _ = write!(svg, "<rect class=\"bar {class}\" x=\"{x:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{height:.1}\"/>");
+            let _ = write!(
+                svg,
+                "<rect class=\"bar {class}\" x=\"{x:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{height:.1}\"/>"
+            );
         }
     }
     svg + "</svg>"
@@ -129,7 +149,11 @@ fn between((low, high): (f64, f64), share: f64) -> f64 {
 
 fn tick(value: f64) -> String {
     let value = if value.abs() < 1e-9 { 0.0 } else { value };
-    if value.abs() >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').to_owned() }
+    if value.abs() >= 100.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').to_owned()
+    }
 }
 
 /// Text for HTML.

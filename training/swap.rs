@@ -57,8 +57,8 @@ const ENGLISH: [(&str, [&str; 3]); 15] = [
 const FEMININE: [&str; 6] = ["la", "une", "cette", "ma", "ta", "sa"];
 /// Before these an English form that is both is a noun.
 const AFTER_NOUN: [&str; 26] = [
-    "is", "was", "are", "were", "who", "and", "or", "in", "on", "at", "to", "from", "that", "has", "had", "with", "can",
-    "will", "but", "as", "for", "of", "by", "living", "should", "would",
+    "is", "was", "are", "were", "who", "and", "or", "in", "on", "at", "to", "from", "that", "has", "had", "with",
+    "can", "will", "but", "as", "for", "of", "by", "living", "should", "would",
 ];
 
 /// How much scores move over all swaps.
@@ -144,9 +144,8 @@ fn sum_up(swaps: &[Swap]) -> SwapHalf {
     };
     let mut passages: Vec<usize> = swaps.iter().map(|swap| swap.passage).collect();
     passages.dedup();
-    let by_language = ["fr", "en"].map(|lang| {
-        (lang.to_owned(), mean_of(Signal::Attack, &mut swaps.iter().filter(|swap| swap.lang == lang)))
-    });
+    let by_language = ["fr", "en"]
+        .map(|lang| (lang.to_owned(), mean_of(Signal::Attack, &mut swaps.iter().filter(|swap| swap.lang == lang))));
     SwapHalf {
         n_passages: passages.len(),
         n_swaps: swaps.len(),
@@ -195,7 +194,11 @@ fn swap(text: &str, lang: &str, from: &str, to: &str) -> Option<String> {
             continue;
         };
         swapped = true;
-        if lang == "fr" { fit_french(&mut out, form) } else { fit_english(&mut out, form) }
+        if lang == "fr" {
+            fit_french(&mut out, form)
+        } else {
+            fit_english(&mut out, form)
+        }
         out.push_str(&in_case_of(word, form));
     }
     out.push_str(rest);
@@ -211,7 +214,8 @@ fn french_form(word: &str, from: &str, to: &str, before: &str) -> Option<&'stati
     let forms = FRENCH.iter().filter(|(group, _)| *group == from);
     let place = forms.filter_map(|(_, forms)| forms.iter().position(|form| fold(form) == word)).next()?;
     let target = FRENCH.iter().find(|(group, _)| *group == to)?.1;
-    let both = FRENCH.iter().any(|(_, forms)| place < 2 && fold(forms[place]) == word && forms[place] == forms[place + 2]);
+    let both =
+        FRENCH.iter().any(|(_, forms)| place < 2 && fold(forms[place]) == word && forms[place] == forms[place + 2]);
     let feminine = both && FEMININE.contains(&last_word(before).as_str());
     Some(target[if feminine { place + 2 } else { place }])
 }
