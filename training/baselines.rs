@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use vigie::scoring::Signal;
-use vigie::scoring::lexicon::{fold, word_hash};
+use vigie::scoring::lexicon::{LANGUAGES, N_LANGUAGES, fold, word_hash};
 use vigie::scoring::signals::N_SIGNALS;
 
 use crate::corpus::Passage;
@@ -33,10 +33,15 @@ pub fn keyword_scores(text: &str) -> [f64; N_SIGNALS] {
     })
 }
 
-/// Multinomial naive Bayes on the counts of frequent words, one model a signal (McCallum & Nigam 1998; add-one smoothing).
+/// Multinomial naive Bayes on the counts of frequent words, one model a language and signal (McCallum & Nigam 1998; add-one smoothing). With
+/// both languages in one, every English word would speak for what English rows happen to hold.
 ///
 /// Our own twenty lines: `linfa-bayes` 0.8 prints its whole state to standard error on every fit and takes dense counts only.
 pub struct WordBayes {
+    by_language: [LanguageBayes; N_LANGUAGES],
+}
+
+struct LanguageBayes {
     column_of: HashMap<u64, usize>,
     models: [SignalBayes; N_SIGNALS],
 }
@@ -51,8 +56,21 @@ struct SignalBayes {
 const N_WORDS: usize = 3000;
 
 impl WordBayes {
-    /// Fits five models on passages that we have written or read; it knows no weights, so that rows with other labels would drown them.
+    /// Fits on passages that we have written or read; it knows no weights, so that rows with other labels would drown them.
     pub fn fit(passages: &[&Passage]) -> WordBayes {
+        let of = |language: usize| passages.iter().copied().filter(|p| p.language() == language).collect::<Vec<_>>();
+        WordBayes { by_language: std::array::from_fn(|language| LanguageBayes::fit(&of(language))) }
+    }
+
+    /// Probabilities of all signals of a text; 0 in a language that it does not know.
+    pub fn scores(&self, text: &str, lang: &str) -> [f64; N_SIGNALS] {
+        let language = LANGUAGES.iter().position(|&code| code == lang);
+        language.map_or([0.0; N_SIGNALS], |language| self.by_language[language].scores(text))
+    }
+}
+
+impl LanguageBayes {
+    fn fit(passages: &[&Passage]) -> LanguageBayes {
         let read: Vec<Vec<u64>> = passages.iter().map(|passage| words_of(&passage.text)).collect();
         let mut n_with: BTreeMap<u64, u32> = BTreeMap::new();
         for words in &read {
@@ -64,11 +82,10 @@ impl WordBayes {
         let column_of: HashMap<u64, usize> =
             ranked.iter().take(N_WORDS).enumerate().map(|(column, &(word, _))| (word, column)).collect();
         let known = |signal| passages.iter().zip(&read).filter_map(move |(p, words)| Some((words, p.label(signal)?)));
-        WordBayes { models: Signal::ALL.map(|signal| fit_signal(&column_of, known(signal))), column_of }
+        LanguageBayes { models: Signal::ALL.map(|signal| fit_signal(&column_of, known(signal))), column_of }
     }
 
-    /// Probabilities of all signals.
-    pub fn scores(&self, text: &str) -> [f64; N_SIGNALS] {
+    fn scores(&self, text: &str) -> [f64; N_SIGNALS] {
         let words = words_of(text);
         let columns: Vec<usize> = words.iter().filter_map(|word| self.column_of.get(word).copied()).collect();
         Signal::ALL.map(|signal| {
@@ -118,8 +135,11 @@ mod tests {
         let all = |label| Signal::ALL.map(|signal| (signal.as_str(), label));
         let passages = [passage("a", "pluie orage", &all(1)), passage("b", "soleil plage", &all(0))];
         let bayes = WordBayes::fit(&passages.iter().collect::<Vec<_>>());
-        assert!(bayes.scores("orage").iter().all(|&p| p > 0.5) && bayes.scores("plage").iter().all(|&p| p < 0.5));
+        assert!(
+            bayes.scores("orage", "fr").iter().all(|&p| p > 0.5)
+                && bayes.scores("plage", "fr").iter().all(|&p| p < 0.5)
+        );
         // Two of six (seen once, add-one smoothing) against one of six, even priors.
-        assert!((bayes.scores("orage")[0] - 2.0 / 3.0).abs() < 1e-9);
+        assert!((bayes.scores("orage", "fr")[0] - 2.0 / 3.0).abs() < 1e-9);
     }
 }

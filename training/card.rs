@@ -7,7 +7,7 @@ use std::fmt::Write;
 use vigie::scoring::Signal;
 
 use crate::curves::BASE_RATES;
-use crate::evaluate::Evaluation;
+use crate::evaluate::{COMPARED, Evaluation};
 use crate::slices::Slice;
 
 /// Writes the card.
@@ -124,13 +124,7 @@ fn quantitative_analyses(evaluation: &Evaluation) -> String {
         "\n## 7. Quantitative analyses, ethics and caveats\n\n### Goals\n\n| figure | reached | goal | |\n|---|---|---|---|\n",
     );
     for goal in &evaluation.goals {
-        let mark = if goal.reached.is_none() {
-            "no data"
-        } else if goal.is_met() {
-            "met"
-        } else {
-            "**missed**"
-        };
+        let mark = if goal.verdict() == "missed" { "**missed**" } else { goal.verdict() };
         let _ = writeln!(text, "| {} | {} | {} | {mark} |", goal.what, goal.shown(), goal.shown_bound());
     }
     text += &unitary_results(evaluation);
@@ -256,13 +250,13 @@ fn halves(evaluation: &Evaluation) -> String {
     let Some(suite) = &evaluation.suite else { return text };
     let _ = writeln!(
         text,
-        "\nFunctional suite, {} cases written apart and never trained on; mean accuracy over functions:\n\n| | language | hateful | harmless |\n|---|---|---|---|",
+        "\nFunctional suite, {} cases written apart and never trained on; mean accuracy over functions:\n\n\
+         | | hateful, fr | harmless, fr | hateful, en | harmless, en |\n|---|---|---|---|---|",
         suite.n_cases
     );
-    for (name, langs) in &suite.halves {
-        for (lang, [hateful, harmless]) in langs {
-            let _ = writeln!(text, "| {name} | {lang} | {} | {} |", shown(*hateful), shown(*harmless));
-        }
+    for name in COMPARED {
+        let of = |lang: &str, half: usize| shown(suite.halves[name][lang][half]);
+        let _ = writeln!(text, "| {name} | {} | {} | {} | {} |", of("fr", 0), of("fr", 1), of("en", 0), of("en", 1));
     }
     text += "\n| function | language | half | cases | right |\n|---|---|---|---|---|\n";
     for f in &suite.functions {

@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 use vigie::scoring::Band;
-use vigie::scoring::signals::Thresholds;
 
 /// Shares of a stream that carry a signal, at which precision is worked out.
 pub const BASE_RATES: [f64; 3] = [0.01, 0.05, 0.50];
@@ -139,22 +138,22 @@ pub fn band_rates(bands: &[Band], labels: &[bool]) -> [BandRates; 2] {
     })
 }
 
-/// The band of each score.
-pub fn bands_of(scores: &[f64], thresholds: Thresholds) -> Vec<Band> {
-    scores.iter().map(|&score| thresholds.band(score)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vigie::scoring::signals::Thresholds;
 
     const SCORES: [f64; 6] = [0.9, 0.8, 0.7, 0.4, 0.2, 0.1];
     const LABELS: [bool; 6] = [true, true, false, true, false, false];
     const THRESHOLDS: Thresholds = Thresholds { low: 0.3, high: 0.75 };
 
+    fn bands_of(scores: &[f64]) -> Vec<Band> {
+        scores.iter().map(|&score| THRESHOLDS.band(score)).collect()
+    }
+
     #[test]
     fn curves_of_a_small_case_are_right() {
-        let found = curves(&SCORES, &LABELS, &bands_of(&SCORES, THRESHOLDS));
+        let found = curves(&SCORES, &LABELS, &bands_of(&SCORES));
         assert_eq!(found.bands, [[2, 0], [1, 1], [0, 2]]);
         assert_eq!(found.precision_recall[3], [0.4, 0.75, 1.0]);
         assert_eq!(found.risk_coverage.last(), Some(&[1.0, 2.0 / 6.0]));
@@ -164,7 +163,7 @@ mod tests {
 
     #[test]
     fn precision_falls_with_the_base_rate() {
-        let [high, low] = band_rates(&bands_of(&SCORES, THRESHOLDS), &LABELS);
+        let [high, low] = band_rates(&bands_of(&SCORES), &LABELS);
         assert_eq!((high.recall, high.false_positive_rate), (2.0 / 3.0, 0.0));
         assert_eq!((low.recall, low.false_positive_rate), (1.0, 1.0 / 3.0));
         assert!((low.precision[0] - 0.01 / (0.01 + 0.99 / 3.0)).abs() < 1e-12);

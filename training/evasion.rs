@@ -284,6 +284,6 @@ mod tests {
         check(Trick::AccentFree, "Jetez les juifs dehors, ete");
         check(Trick::HashtagJoined, "Jetez #lesjuifsdehors, été");
         check(Trick::EmojiCoded, "Jetez les 🅹🆄🅸🅵🆂 🅳🅴🅷🅾🆁🆂, été");
-        assert_ne!(disguise(text, &[10..15], Trick::LookAlike), text);
+        assert_ne!(disguise(text, &[10..15, 16..22], Trick::LookAlike), text);
     }
 }

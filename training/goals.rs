@@ -19,8 +19,18 @@ pub struct Goal {
 }
 
 impl Goal {
+    /// Whether the figure is there and within its bound.
     pub fn is_met(&self) -> bool {
         self.reached.is_some_and(|reached| if self.at_most { reached <= self.bound } else { reached >= self.bound })
+    }
+
+    /// "met", "missed" or "no data".
+    pub fn verdict(&self) -> &'static str {
+        match (self.reached, self.is_met()) {
+            (None, _) => "no data",
+            (_, true) => "met",
+            (_, false) => "missed",
+        }
     }
 
     /// The figure, to three places.
@@ -74,7 +84,9 @@ fn quality(evaluation: &Evaluation, goals: &mut Vec<Goal>) {
     ];
     for (signal, bound) in real {
         let figures = part(evaluation, "real all", signal);
-        goals.push(at_least(format!("AUC of {} on real rows", signal.as_str()), figures.and_then(|f| f.auc), bound));
+        let counts = figures.map_or(String::new(), |f| format!(" ({} of {} carry it)", f.n_positive, f.n));
+        let what = format!("AUC of {} on real rows{counts}", signal.as_str());
+        goals.push(at_least(what, figures.and_then(|f| f.auc), bound));
     }
 }
 

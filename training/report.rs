@@ -6,7 +6,7 @@ use std::fmt::Write;
 use vigie::scoring::Signal;
 
 use crate::curves::{BASE_RATES, Curves};
-use crate::evaluate::{Evaluation, SuiteFigures};
+use crate::evaluate::{COMPARED, Evaluation, SuiteFigures};
 use crate::measure::Figures;
 use crate::slices::Slice;
 use crate::svg::{Axes, Line, escape, histograms, lines};
@@ -17,6 +17,8 @@ const DRAWN: [&str; 4] = ["corpus fr", "corpus en", "real fr", "real en"];
 const PART_NAMES: [&str; 4] = ["our corpus, French", "our corpus, English", "real rows, French", "real rows, English"];
 /// Fewer of either label draw no curve that means anything.
 const FEWEST_FOR_A_CURVE: usize = 12;
+/// Fewer passages in a bin of scores say nothing of its share.
+const FEWEST_IN_A_BIN: f64 = 5.0;
 
 /// Writes the page.
 pub fn page(evaluation: &Evaluation) -> String {
@@ -69,53 +71,64 @@ fn head(evaluation: &Evaluation) -> String {
 
 fn goals(evaluation: &Evaluation) -> String {
     let rows = evaluation.goals.iter().map(|goal| {
-        let mark = if goal.is_met() { "<span class=\"ok\">met</span>" } else { "<span class=\"miss\">missed</span>" };
-        let mark = if goal.reached.is_none() { "<span class=\"soft\">no data</span>" } else { mark };
-        vec![escape(&goal.what), goal.shown(), goal.shown_bound(), mark.to_owned()]
+        let class = match goal.verdict() {
+            "met" => "ok",
+            "missed" => "miss",
+            _ => "soft",
+        };
+        let mark = format!("<span class=\"{class}\">{}</span>", goal.verdict());
+        vec![escape(&goal.what), goal.shown(), goal.shown_bound(), mark]
     });
     section("goals", "Goals", "What the project asks of its models, on development data.")
         + &table(&["figure", "reached", "goal", ""], rows)
 }
 
 fn quality(evaluation: &Evaluation) -> String {
-    let note = "Precision and recall at a score of one half. Always-yes, a keyword rule and multinomial naive Bayes on words stand beside the model, as macro-F1. \
-                Calibration error over 15 bins.";
+    let note = "Precision and recall at a score of one half. AP: average precision. Always-yes, a keyword rule and multinomial naive Bayes on words stand beside the model, as macro-F1. \
+                Calibration error over 15 bins; on few passages it cannot be small.";
     let mut html = section("quality", "Quality by signal and language", note);
-    for (kind, title) in [
+    let head = [
+        "passages",
+        "signal",
+        "n",
+        "present",
+        "AUC",
+        "AP",
+        "precision",
+        "recall",
+        "false positive rate",
+        "macro-F1",
+        "always yes",
+        "keywords",
+        "naive Bayes",
+        "calibration error",
+    ];
+    let titles = [
         ("part", "Parts of the test data"),
         ("documents", "Whole articles"),
-        ("set", "Real rows by source"),
         ("voice", "Our corpus by voice"),
-    ] {
-        let of_kind = evaluation.slices.iter().filter(|slice| slice.kind == kind && slice.n > 0);
-        let rows = of_kind.flat_map(|slice| quality_rows(evaluation, slice));
-        let head = [
-            "passages",
-            "signal",
-            "n",
-            "present",
-            "AUC",
-            "average precision",
-            "precision",
-            "recall",
-            "F1",
-            "macro-F1",
-            "always yes",
-            "keywords",
-            "naive Bayes",
-            "calibration error",
-        ];
-        let _ = write!(html, "<h3>{title}</h3>{}", table(&head, rows));
+        ("set", "Real rows by source"),
+    ];
+    for (kind, title) in titles {
+        let of_kind = evaluation.slices.iter().filter(|slice| slice.kind == kind);
+        let rows: Vec<Vec<String>> = of_kind.flat_map(|slice| quality_rows(evaluation, slice)).collect();
+        if !rows.is_empty() {
+            let open = if kind == "set" { "" } else { " open" };
+            let _ = write!(html, "<details{open}><summary>{title}</summary>{}</details>", table(&head, rows));
+        }
     }
     html
 }
 
 fn quality_rows(evaluation: &Evaluation, slice: &Slice) -> Vec<Vec<String>> {
-    let baseline = |name: &str, signal: Signal| {
-        let figures = evaluation.baselines.get(name).and_then(|parts| parts.get(&slice.name)?.get(&signal));
-        number(figures.filter(|_| slice.kind == "part").map(|figures| figures.macro_f1))
-    };
     let row = |(place, (&signal, f)): (usize, (&Signal, &Figures))| {
+        // Where nothing carries the signal, only false alarms can be counted.
+        let of_present = |figure: f64| number(Some(figure).filter(|_| f.n_positive > 0));
+        let of_both = |figure: f64| number(Some(figure).filter(|_| f.n_positive > 0 && f.n_positive < f.n));
+        let baseline = |name: &str| {
+            let figures = evaluation.baselines.get(name).and_then(|parts| parts.get(&slice.name)?.get(&signal));
+            figures.filter(|_| slice.kind == "part").map_or("·".to_owned(), |figures| of_both(figures.macro_f1))
+        };
         vec![
             if place == 0 { escape(&slice.name) } else { String::new() },
             signal.as_str().to_owned(),
@@ -123,13 +136,13 @@ fn quality_rows(evaluation: &Evaluation, slice: &Slice) -> Vec<Vec<String>> {
             f.n_positive.to_string(),
             number(f.auc),
             number(f.average_precision),
-            number(Some(f.precision)),
-            number(Some(f.recall)),
-            number(Some(f.f1)),
-            format!("<b>{}</b>", number(Some(f.macro_f1))),
-            number(Some(f.always_yes_macro_f1)),
-            baseline("keyword rule", signal),
-            baseline("naive Bayes", signal),
+            of_present(f.precision),
+            of_present(f.recall),
+            number(Some(f.false_positive_rate)),
+            format!("<b>{}</b>", of_both(f.macro_f1)),
+            of_both(f.always_yes_macro_f1),
+            baseline("keyword rule"),
+            baseline("naive Bayes"),
             number(Some(f.calibration_error)),
         ]
     };
@@ -137,7 +150,7 @@ fn quality_rows(evaluation: &Evaluation, slice: &Slice) -> Vec<Vec<String>> {
 }
 
 fn plots(evaluation: &Evaluation) -> String {
-    let note = "Precision-recall, reliability (a mark is a bin of scores, larger with more passages; on the dashed line a score is a probability), \
+    let note = "Precision-recall, reliability (a mark is a bin of at least five scores, larger with more; on the dashed line a score is a probability), \
                 the error among the surest answers, and scores of what carries the signal (up) and what does not (down).";
     let mut html = section("plots", "Plots", note);
     html += "<p class=\"legend\">";
@@ -170,8 +183,11 @@ fn plots_of(evaluation: &Evaluation, signal: Signal) -> String {
     let titles = ["precision and recall", "reliability", "risk and coverage"].map(|what| format!("{name}: {what}"));
     let no_marks = |_: &Curves| Vec::new();
     let precision_recall = line(&|c| c.precision_recall.iter().map(|p| (p[2], p[1])).collect(), &no_marks);
-    let reliability = line(&|c| c.reliability.iter().map(|bin| (bin[0], bin[1])).collect(), &|c| {
-        c.reliability.iter().map(|bin| 1.2 + bin[2].ln() / 2.0).collect()
+    let full_bins = |c: &Curves| -> Vec<[f64; 3]> {
+        c.reliability.iter().copied().filter(|bin| bin[2] >= FEWEST_IN_A_BIN).collect()
+    };
+    let reliability = line(&|c| full_bins(c).iter().map(|bin| (bin[0], bin[1])).collect(), &|c| {
+        full_bins(c).iter().map(|bin| 1.2 + bin[2].ln() / 2.0).collect()
     });
     let risk = line(&|c| c.risk_coverage.iter().map(|p| (p[0], p[1])).collect(), &no_marks);
     let highest = risk.iter().flat_map(|line| &line.points).map(|point| point.1).fold(0.04, f64::max);
@@ -188,7 +204,11 @@ fn plots_of(evaluation: &Evaluation, signal: Signal) -> String {
     if let Some(curves) = evaluation.curves.get("both all").and_then(|signals| signals.get(&signal)) {
         let title = format!("{name}: scores");
         html += &figure("Scores", &histograms(&title, &curves.scores_of_present, &curves.scores_of_absent));
-        html += &figure("Bands and labels, all test passages", &confusion(curves));
+    }
+    for (part, name) in [("corpus all", "our corpus"), ("real all", "real rows")] {
+        if let Some(curves) = evaluation.curves.get(part).and_then(|signals| signals.get(&signal)) {
+            html += &figure(&format!("Bands and labels, {name}"), &confusion(curves));
+        }
     }
     html
 }
@@ -299,12 +319,20 @@ fn functions(evaluation: &Evaluation) -> String {
 fn suite(suite: &SuiteFigures) -> String {
     let note = "Cases written apart from the corpus and never trained on. A case is right when every signal that its function asks for lies on its label's side of one half.";
     let mut html = section("suite", "Functional suite", note);
-    let halves = suite.halves.iter().flat_map(|(name, langs)| {
-        langs.iter().map(move |(lang, halves)| {
-            vec![(*name).to_owned(), (*lang).to_owned(), number(halves[0]), number(halves[1])]
-        })
+    let halves = COMPARED.iter().map(|name| {
+        let of = |lang: &str, half: usize| number(suite.halves[name][lang][half]);
+        vec![(*name).to_owned(), of("fr", 0), of("fr", 1), of("en", 0), of("en", 1), of("all", 0), of("all", 1)]
     });
-    html += &table(&["mean accuracy over functions", "language", "hateful", "harmless"], halves);
+    let head = [
+        "mean accuracy over functions",
+        "hateful, fr",
+        "harmless, fr",
+        "hateful, en",
+        "harmless, en",
+        "hateful",
+        "harmless",
+    ];
+    html += &table(&head, halves);
     let rows = suite.functions.iter().map(|f| {
         let class = if f.accuracy < f.floor { "miss" } else { "" };
         let mut cells = vec![
@@ -316,7 +344,9 @@ fn suite(suite: &SuiteFigures) -> String {
             format!("<b class=\"{class}\">{:.2}</b>", f.accuracy),
             format!("{:.2}", f.floor),
         ];
-        cells.extend(Signal::ALL.map(|signal| number(f.by_signal.get(&signal).copied())));
+        cells.extend(
+            Signal::ALL.map(|signal| f.by_signal.get(&signal).map_or("·".to_owned(), |share| format!("{share:.2}"))),
+        );
         cells
     });
     let mut head = vec!["function", "language", "half", "asks for", "cases", "right", "floor"];
@@ -544,11 +574,26 @@ fn heat(value: f64, content: &str) -> String {
     format!("<td class=\"heat\" style=\"--v:{:.2}\">{content}</td>", (value * 0.8).clamp(0.0, 0.8))
 }
 
-/// Cells are HTML already.
+/// Cells are HTML already. A column of words (by its first row) starts at the left, one of numbers ends at the right.
 fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut html = format!("<div class=\"scroll\"><table><tr><th>{}</th></tr>", head.join("</th><th>"));
-    for row in rows {
-        let _ = write!(html, "<tr><td>{}</td></tr>", row.join("</td><td>"));
+    let rows: Vec<Vec<String>> = rows.into_iter().collect();
+    let is_text = |column: usize| {
+        let first = rows.first().and_then(|row| row.get(column));
+        first.is_some_and(|cell| cell.starts_with(|c: char| c.is_alphabetic()))
+    };
+    let classes: Vec<&str> =
+        (0..head.len()).map(|column| if is_text(column) { " class=\"text\"" } else { "" }).collect();
+    let mut html = "<div class=\"scroll\"><table><tr>".to_owned();
+    for (title, class) in head.iter().zip(&classes) {
+        let _ = write!(html, "<th{class}>{title}</th>");
+    }
+    html += "</tr>";
+    for row in &rows {
+        html += "<tr>";
+        for (cell, class) in row.iter().zip(&classes) {
+            let _ = write!(html, "<td{class}>{cell}</td>");
+        }
+        html += "</tr>";
     }
     html + "</table></div>"
 }

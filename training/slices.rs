@@ -80,7 +80,7 @@ pub fn figures_of<'a>(passages: impl Iterator<Item = (&'a Passage, [f64; N_SIGNA
 pub fn parts_of(row: &Imported) -> [String; 4] {
     let origin = if row.origin == Origin::Own { "corpus" } else { "real" };
     let lang = &row.passage.lang;
-    [format!("{origin} all"), format!("{origin} {lang}"), "both all".to_owned(), format!("both {lang}")]
+    [format!("{origin} {lang}"), format!("{origin} all"), format!("both {lang}"), "both all".to_owned()]
 }
 
 /// All slices of the test part, by kind in the order of the report.
@@ -108,7 +108,9 @@ pub fn slices(measured: &[Measured], documents: Slice) -> Vec<Slice> {
 /// Every slice that a test row is in, with the places of kind and name in the report.
 fn slices_of(row: &Imported) -> Vec<(usize, (&'static str, usize, String))> {
     let passage = &row.passage;
-    let mut found: Vec<_> = parts_of(row).into_iter().map(|part| (0, ("part", 0, part))).collect();
+    let order = if row.origin == Origin::Own { [0, 1, 4, 5] } else { [2, 3, 4, 5] };
+    let parts = order.into_iter().zip(parts_of(row));
+    let mut found: Vec<_> = parts.map(|(order, part)| (0, ("part", order, part))).collect();
     if row.origin != Origin::Own {
         found.push((1, ("set", 0, format!("{} {}", passage.source, passage.lang))));
         return found;

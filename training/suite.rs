@@ -60,6 +60,9 @@ pub struct FunctionResult {
     pub wrong: Vec<String>,
 }
 
+/// A case and what was said of it.
+type Answer<'a> = (&'a Case, [f64; N_SIGNALS]);
+
 /// Reads `*.jsonl` and `floors.toml` in `folder`, in the order of their names. Refuses cases of a function without floor and, once there are cases, floors without one.
 pub fn read_suite(folder: &Path) -> Result<Suite> {
     let read =
@@ -115,7 +118,7 @@ pub fn model_scores(suite: &Suite, model: &Model) -> Vec<[f64; N_SIGNALS]> {
 
 /// Holds scores of all cases, in their order, against their labels; results by function, then language.
 pub fn judge(suite: &Suite, scores: &[[f64; N_SIGNALS]]) -> Vec<FunctionResult> {
-    let mut by_function: BTreeMap<(&str, &str), Vec<(&Case, [f64; N_SIGNALS])>> = BTreeMap::new();
+    let mut by_function: BTreeMap<(&str, &str), Vec<Answer>> = BTreeMap::new();
     for (case, &scores) in suite.cases.iter().zip(scores) {
         by_function.entry((&case.function, &case.lang)).or_default().push((case, scores));
     }
@@ -125,7 +128,7 @@ pub fn judge(suite: &Suite, scores: &[[f64; N_SIGNALS]]) -> Vec<FunctionResult> 
         .collect()
 }
 
-fn result(function: &str, lang: &str, demand: &Demand, cases: &[(&Case, [f64; N_SIGNALS])]) -> FunctionResult {
+fn result(function: &str, lang: &str, demand: &Demand, cases: &[Answer]) -> FunctionResult {
     let is_right = |case: &Case, scores: &[f64; N_SIGNALS], signal: Signal| {
         case.labels.get(&signal).map(|&label| (scores[signal.index()] >= 0.5) == (label == 1))
     };
