@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use vigie::scoring::Signal;
 
 use crate::corpus::{Passage, near_duplicates};
@@ -98,23 +98,70 @@ struct SecondReading {
     second: Labels,
 }
 
-/// Prints how two readers agree on our passages and on public rows, and what the sources' own labels are worth against ours.
-pub fn agreement(import: &Import) -> Result<()> {
-    println!(
-        "# How readers agree\n\n`vigie-train corpus agreement` writes this page. Kappa is Cohen's (1960); an open label of either reader is left out.\n"
-    );
+/// How two readings of the same passages agree.
+#[derive(Debug, Clone, Serialize)]
+pub struct Agreement {
+    pub title: String,
+    pub n_passages: usize,
+    /// Only signals that both readings speak about.
+    pub signals: Vec<SignalAgreement>,
+}
+
+/// Agreement on one signal, over the passages that both readers settled.
+#[derive(Debug, Clone, Serialize)]
+pub struct SignalAgreement {
+    pub signal: Signal,
+    pub n_settled: usize,
+    pub n_first: usize,
+    pub n_second: usize,
+    pub n_both: usize,
+    pub share_equal: f64,
+    /// Cohen's kappa (1960); `None` when chance alone explains everything.
+    pub kappa: Option<f64>,
+}
+
+/// How writer and second reader agree on our passages, two readers on public rows, and the sources' own labels with ours.
+pub fn agreements(import: &Import) -> Result<Vec<Agreement>> {
     let second = read_second_readings(Path::new("training/corpus/second_reading"))?;
     let of_own = second.iter().map(|reading| (&reading.first, &reading.second));
-    print_agreement("Our passages, writer and second reader", of_own);
-    let rows = import.rows.iter().filter_map(|row| Some((&row.passage.labels, row.second_labels.as_ref()?)));
-    print_agreement("Public rows, two readers", rows);
+    let of_public = import.rows.iter().filter_map(|row| Some((&row.passage.labels, row.second_labels.as_ref()?)));
+    let mut found = vec![
+        agreement_of("Our passages, writer and second reader".to_owned(), of_own),
+        agreement_of("Public rows, two readers".to_owned(), of_public),
+    ];
     let mut sets: BTreeMap<&str, Vec<&Imported>> = BTreeMap::new();
     for row in import.rows.iter().filter(|row| row.origin == Origin::Annotated && !row.source_labels.is_empty()) {
         sets.entry(&row.passage.source).or_default().push(row);
     }
     for (set, rows) in sets {
         let pairs = rows.iter().map(|row| (&row.passage.labels, &row.source_labels));
-        print_agreement(&format!("Public rows of {set}, our reading and the source's label"), pairs);
+        found.push(agreement_of(format!("Public rows of {set}, our reading and the source's label"), pairs));
+    }
+    Ok(found)
+}
+
+/// Prints all agreements as Markdown.
+pub fn agreement(import: &Import) -> Result<()> {
+    println!(
+        "# How readers agree\n\n`vigie-train corpus agreement` writes this page. Kappa is Cohen's (1960); an open label of either reader is left out."
+    );
+    for agreement in agreements(import)? {
+        println!("\n## {} ({} passages)\n", agreement.title, agreement.n_passages);
+        println!(
+            "| signal | both settled | first 1 | second 1 | both 1 | equal | kappa |\n|---|---|---|---|---|---|---|"
+        );
+        for s in &agreement.signals {
+            println!(
+                "| {} | {} | {} | {} | {} | {:.1} % | {} |",
+                s.signal.as_str(),
+                s.n_settled,
+                s.n_first,
+                s.n_second,
+                s.n_both,
+                100.0 * s.share_equal,
+                s.kappa.map_or("–".to_owned(), |kappa| format!("{kappa:.2}")),
+            );
+        }
     }
     Ok(())
 }
@@ -137,27 +184,24 @@ fn read_second_readings(folder: &Path) -> Result<Vec<SecondReading>> {
 
 type Labels = BTreeMap<String, u8>;
 
-fn print_agreement<'a>(title: &str, pairs: impl Iterator<Item = (&'a Labels, &'a Labels)>) {
+fn agreement_of<'a>(title: String, pairs: impl Iterator<Item = (&'a Labels, &'a Labels)>) -> Agreement {
     let pairs: Vec<_> = pairs.collect();
-    println!("\n## {title} ({} passages)\n", pairs.len());
-    println!("| signal | both settled | first 1 | second 1 | both 1 | equal | kappa |\n|---|---|---|---|---|---|---|");
-    for signal in Signal::ALL {
+    let of_signal = |signal: Signal| {
         let name = signal.as_str();
         let settled: Vec<(bool, bool)> =
             pairs.iter().filter_map(|(left, right)| Some((*left.get(name)? == 1, *right.get(name)? == 1))).collect();
-        if settled.is_empty() {
-            continue;
-        }
         let count = |test: &dyn Fn(&(bool, bool)) -> bool| settled.iter().filter(|pair| test(pair)).count();
-        let (first, second, both) = (count(&|p| p.0), count(&|p| p.1), count(&|p| p.0 && p.1));
-        let equal = count(&|p| p.0 == p.1);
-        println!(
-            "| {name} | {} | {first} | {second} | {both} | {:.1} % | {} |",
-            settled.len(),
-            100.0 * equal as f64 / settled.len() as f64,
-            kappa(&settled).map_or("–".to_owned(), |kappa| format!("{kappa:.2}")),
-        );
-    }
+        (!settled.is_empty()).then(|| SignalAgreement {
+            signal,
+            n_settled: settled.len(),
+            n_first: count(&|p| p.0),
+            n_second: count(&|p| p.1),
+            n_both: count(&|p| p.0 && p.1),
+            share_equal: count(&|p| p.0 == p.1) as f64 / settled.len() as f64,
+            kappa: kappa(&settled),
+        })
+    };
+    Agreement { title, n_passages: pairs.len(), signals: Signal::ALL.into_iter().filter_map(of_signal).collect() }
 }
 
 /// Cohen's kappa (1960): agreement beyond chance; `None` when chance alone explains everything.

@@ -1,19 +1,29 @@
 //! `vigie-train`: articles and labelled passages in, models and their proof out. One step a file, in the order of the commands.
 
 mod article;
+mod baselines;
 mod build;
 mod calibrate;
+mod card;
 mod corpus;
 mod coverage;
+mod curves;
 mod document;
 mod evaluate;
+mod evasion;
 mod examples;
 mod fit;
+mod goals;
 mod importer;
 mod label;
 mod measure;
 mod publish;
+mod report;
+mod slices;
 mod split;
+mod suite;
+mod svg;
+mod swap;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -19,6 +19,8 @@ pub struct Figures {
     pub recall: f64,
     pub f1: f64,
     pub macro_f1: f64,
+    /// Share of what does not carry the signal that scores one half or more all the same.
+    pub false_positive_rate: f64,
     /// Macro-F1 of saying yes to everything.
     pub always_yes_macro_f1: f64,
     /// Expected calibration error over 15 bins of equal width (Naeini, Cooper & Hauskrecht 2015).
@@ -32,6 +34,7 @@ pub fn figures(scores: &[f64], labels: &[bool]) -> Figures {
     let (precision, recall, f1, macro_f1) = at_threshold(scores, labels, 0.5);
     let (.., always_yes_macro_f1) = at_threshold(&vec![1.0; labels.len()], labels, 0.5);
     let both = n_positive > 0 && n_positive < labels.len();
+    let n_false_alarms = scores.iter().zip(labels).filter(|(score, label)| **score >= 0.5 && !**label).count();
     let n = labels.len().max(1) as f64;
     Figures {
         n: labels.len(),
@@ -42,6 +45,7 @@ pub fn figures(scores: &[f64], labels: &[bool]) -> Figures {
         recall,
         f1,
         macro_f1,
+        false_positive_rate: n_false_alarms as f64 / (labels.len() - n_positive).max(1) as f64,
         always_yes_macro_f1,
         calibration_error: calibration_error(scores, labels, 15),
         brier: scores.iter().zip(labels).map(|(s, &l)| (s - f64::from(u8::from(l))).powi(2)).sum::<f64>() / n,
@@ -127,6 +131,7 @@ mod tests {
         assert!((found.auc.unwrap() - 8.0 / 9.0).abs() < 1e-6);
         assert!((found.precision - 2.0 / 3.0).abs() < 1e-6 && (found.recall - 2.0 / 3.0).abs() < 1e-6);
         assert!((found.macro_f1 - 2.0 / 3.0).abs() < 1e-6);
+        assert!((found.false_positive_rate - 1.0 / 3.0).abs() < 1e-6);
         assert!((found.always_yes_macro_f1 - 1.0 / 3.0).abs() < 1e-6);
         assert!((found.average_precision.unwrap() - (1.0 + 1.0 + 0.75) / 3.0).abs() < 1e-9);
     }

@@ -135,6 +135,11 @@ impl Model {
         &self.header_json
     }
 
+    /// The words that the model knows.
+    pub fn lexicon(&self) -> &Lexicon {
+        &self.lexicon
+    }
+
     /// The band thresholds of a signal in a language (index into [`super::lexicon::LANGUAGES`]).
     pub fn thresholds(&self, language: usize, signal: Signal) -> Thresholds {
         self.heads[language].thresholds[signal.index()]

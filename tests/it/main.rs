@@ -4,6 +4,7 @@ mod architecture;
 mod cli;
 mod core;
 mod deploy;
+mod functional;
 mod golden;
 mod http;
 mod stream;
