@@ -185,7 +185,12 @@ impl Reporter {
     /// A global error of the client: everything it retries by itself.
     pub fn error(&self, error: &KafkaError, reason: &str) {
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-        *lock(&self.last_reason) = Some(reason.to_owned());
+        // "All brokers are down" follows each error of a single broker and would hide it.
+        let mut last_reason = lock(&self.last_reason);
+        if code != RDKafkaErrorCode::AllBrokersDown || last_reason.is_none() {
+            *last_reason = Some(reason.to_owned());
+        }
+        drop(last_reason);
         if code == RDKafkaErrorCode::Fatal {
             // The call that meets it stops the service and counts it.
             return;

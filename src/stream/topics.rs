@@ -74,6 +74,9 @@ impl TopicError {
     }
 }
 
+/// Events looked at for the reason of a failed connection: more than come in the time that a call waits.
+const MOST_EVENTS: usize = 1000;
+
 struct Context(Reporter);
 
 impl ClientContext for Context {
@@ -107,8 +110,8 @@ impl TopicClient {
     /// Describes one topic. Waits up to `timeout` for a broker.
     pub fn describe(&self, topic: &str, timeout: Duration) -> Result<TopicInfo, TopicError> {
         let metadata = self.inner.fetch_metadata(Some(topic), timeout).map_err(|error| {
-            // Errors of the connection come as events; the call itself only says that it timed out.
-            self.inner.poll(Duration::ZERO);
+            // Errors of the connection come as events, one a poll and between log lines; the call itself only says that it timed out.
+            (0..MOST_EVENTS).for_each(|_| drop(self.inner.poll(Duration::ZERO)));
             let reason = self.inner.context().0.last_reason();
             let reason = reason.or_else(|| error.rdkafka_error_code().map(|code| code.to_string()));
             TopicError::NoBroker { brokers: self.brokers.clone(), reason }

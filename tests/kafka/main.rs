@@ -1,1 +1,12 @@
+//! Vigie from outside against a real Apache Kafka that the tests start: the program that users run, its topics and its signals.
+//!
+//! `make test` runs the short suite, `make test-faults` the long one. `VIGIE_TEST_BROKERS` names a broker that is there already for the tests
+//! that need no broker of their own; `VIGIE_TEST_KAFKA_LIBS` the folder of the jars.
 
+mod broker;
+mod commands;
+mod delivery;
+mod faults;
+mod security;
+mod service;
+mod traffic;

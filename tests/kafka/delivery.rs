@@ -1,0 +1,260 @@
+//! Nothing lost, nothing double-counted: kills, stops, rebalances, broken records and brokers that go away.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::broker::{Cluster, shared};
+use super::service::{Options, PATIENCE, Road, Vigie};
+use super::traffic::{Ledger, Reader, Record, Sender, lag, read_all, record, score_schema, send_raw};
+
+const N_MESSAGES: u64 = 20_000;
+/// So little under way that a kill always comes in the middle.
+const SMALL: (&str, &str) = ("VIGIE_MAX_IN_FLIGHT", "1000");
+
+#[test]
+fn twenty_thousand_messages_of_kcat_come_back_scored_and_valid() {
+    let (cluster, road) = (shared(), Road::new(shared(), "kcat"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("messages");
+    let lines = (0..N_MESSAGES).fold(String::new(), |mut lines, number| {
+        let (key, value) = record(number);
+        writeln!(lines, "{key}\t{value}").unwrap();
+        lines
+    });
+    std::fs::write(&file, lines).unwrap();
+    let service = Vigie::start_ready(&road, &Options::new());
+    let kcat = Command::new("kcat")
+        .args(["-P", "-b", cluster.brokers(), "-t", &road.input, "-K", "\t", "-H", "source=kcat", "-l"])
+        .arg(&file)
+        .output()
+        .expect("kcat is installed by `make test`");
+    assert!(kcat.status.success(), "kcat: {}", String::from_utf8_lossy(&kcat.stderr));
+
+    let mut reader = Reader::new(cluster, &road.output, "read_committed");
+    let mut scores = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    while scores.len() < N_MESSAGES as usize && Instant::now() < deadline {
+        scores.extend(reader.next(Duration::from_millis(50)));
+    }
+    service.stop_well();
+    scores.extend(reader.rest());
+
+    let inputs = read_all(cluster, &road.input).into_iter().map(|input| ((input.partition, input.offset), input));
+    let inputs: BTreeMap<(i32, i64), Record> = inputs.collect();
+    let validator = score_schema();
+    let mut ids = BTreeSet::new();
+    for score in &scores {
+        let value = score.json();
+        validator.validate(&value).unwrap_or_else(|error| panic!("{error}: {value}"));
+        let source =
+            (value["source"]["partition"].as_i64().unwrap() as i32, value["source"]["offset"].as_i64().unwrap());
+        let input = &inputs[&source];
+        assert_eq!(value["id"], input.json()["id"]);
+        assert_eq!((&score.key, score.timestamp), (&input.key, input.timestamp), "key and timestamp of the input");
+        assert_eq!(score.header("source"), Some("kcat"), "headers of the input");
+        ids.insert(value["id"].as_str().unwrap().to_owned());
+    }
+    assert_eq!((scores.len() as u64, ids.len() as u64), (N_MESSAGES, N_MESSAGES), "each message has one score");
+    assert_eq!(lag(cluster, &road), 0, "everything is committed");
+    assert_eq!(read_all(cluster, &road.dead).len(), 0);
+}
+
+#[test]
+fn a_kill_in_the_middle_loses_nothing() {
+    let (cluster, road) = (shared(), Road::new(shared(), "kill"));
+    let options = Options::new().named("a").env(SMALL.0, SMALL.1);
+    let mut ledger = Ledger::new(cluster, &road, "read_committed");
+    let mut sender = Sender::new(cluster, &road);
+    sender.send(N_MESSAGES);
+    let mut service = Vigie::start(&road, &options);
+    service.wait_published(N_MESSAGES / 5);
+    service.kill();
+    ledger.read_for(Duration::from_secs(1));
+    assert!(ledger.n_found() < N_MESSAGES, "the kill came too late to mean anything");
+
+    let service = Vigie::start_ready(&road, &options);
+    ledger.wait_for(N_MESSAGES);
+    service.stop_well();
+    let n_repeats = ledger.settle(N_MESSAGES);
+    assert!(n_repeats < N_MESSAGES / 2, "{n_repeats} repeats: commits do not keep up with deliveries");
+    assert_eq!(lag(cluster, &road), 0);
+}
+
+#[test]
+fn others_take_over_within_ten_seconds_of_a_kill() {
+    let (cluster, road) = (shared(), Road::new(shared(), "takeover"));
+    let mut ledger = Ledger::new(cluster, &road, "read_committed");
+    let mut survivor = Vigie::start_ready(&road, &Options::new());
+    let mut victim = Vigie::start_ready(&road, &Options::new());
+    let steady = Sender::new(cluster, &road).go_on(300);
+    victim.wait_published(100);
+    survivor.wait_published(100);
+
+    victim.kill();
+    let killed = Instant::now();
+    // Three messages of every author sent after the kill: of every partition of the victim.
+    let n_wanted = steady.n_sent() + 300;
+    ledger.wait_for(n_wanted);
+    let took = killed.elapsed();
+    assert!(took < Duration::from_secs(10), "taking over took {took:?}");
+
+    let n_sent = steady.stop().n_sent();
+    ledger.wait_for(n_sent);
+    survivor.stop_well();
+    ledger.settle(n_sent);
+}
+
+#[test]
+fn sigterm_under_load_loses_nothing_and_repeats_nothing() {
+    let (cluster, road) = (shared(), Road::new(shared(), "term"));
+    let options = Options::new().env(SMALL.0, SMALL.1);
+    let mut ledger = Ledger::new(cluster, &road, "read_committed");
+    let mut sender = Sender::new(cluster, &road);
+    sender.send(N_MESSAGES);
+    let mut service = Vigie::start(&road, &options);
+    service.wait_published(N_MESSAGES / 5);
+    service.stop_well();
+    ledger.read_for(Duration::from_millis(500));
+    assert!(ledger.n_found() < N_MESSAGES, "the stop came too late to mean anything");
+
+    let service = Vigie::start_ready(&road, &options);
+    ledger.wait_for(N_MESSAGES);
+    service.stop_well();
+    assert_eq!(ledger.settle(N_MESSAGES), 0, "scores that came twice");
+}
+
+#[test]
+fn exactly_once_survives_two_kills() {
+    let (cluster, road) = (shared(), Road::new(shared(), "exactly"));
+    let options = Options::exactly_once("a").env(SMALL.0, SMALL.1).env("VIGIE_TRANSACTION_MESSAGES", "500");
+    let mut ledger = Ledger::new(cluster, &road, "read_committed");
+    let mut sender = Sender::new(cluster, &road);
+    sender.send(N_MESSAGES);
+    for _ in 0..2 {
+        let mut service = Vigie::start(&road, &options);
+        service.wait_published(N_MESSAGES / 5);
+        service.kill();
+    }
+    ledger.read_for(Duration::from_millis(500));
+    assert!(ledger.n_found() < N_MESSAGES, "the kills came too late to mean anything");
+
+    let service = Vigie::start_ready(&road, &options);
+    ledger.wait_for(N_MESSAGES);
+    service.stop_well();
+    assert_eq!(ledger.settle(N_MESSAGES), 0, "scores that came twice");
+    assert_eq!(lag(cluster, &road), 0);
+}
+
+#[test]
+fn instances_that_join_and_leave_lose_repeat_and_reorder_nothing() {
+    let (cluster, road) = (shared(), Road::new(shared(), "members"));
+    let mut ledger = Ledger::new(cluster, &road, "read_committed");
+    let first = Vigie::start_ready(&road, &Options::new());
+    let steady = Sender::new(cluster, &road).go_on(1000);
+    let mut second = Vigie::start_ready(&road, &Options::new());
+    second.wait_published(500);
+    first.stop_well();
+    let mut third = Vigie::start_ready(&road, &Options::new());
+    third.wait_published(500);
+    second.stop_well();
+    let n_so_far = steady.n_sent();
+    ledger.wait_for(n_so_far);
+    let n_sent = steady.stop().n_sent();
+    ledger.wait_for(n_sent);
+    third.stop_well();
+    assert_eq!(ledger.settle(n_sent), 0, "scores that came twice");
+}
+
+/// A value that cannot be scored, and why.
+fn broken_values() -> Vec<(Option<Vec<u8>>, &'static str)> {
+    let nested = format!("{{\"text\":\"a\",\"more\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+    let large = format!("{{\"text\":\"{}\"}}", "a".repeat(5_000_000));
+    vec![
+        (Some(b"caf\xe9 au lait".to_vec()), "not_utf8"),
+        (Some(b"{\"text\": \"never ends".to_vec()), "not_json"),
+        (Some(b"{\"id\": \"7\", \"body\": \"elsewhere\"}".to_vec()), "text_missing"),
+        (Some(b"{\"text\": 42}".to_vec()), "text_not_string"),
+        (Some(large.into_bytes()), "too_large"),
+        (Some(nested.into_bytes()), "too_deep"),
+        (Some(Vec::new()), "empty"),
+        (None, "empty"),
+    ]
+}
+
+#[test]
+fn broken_records_become_dead_letters_and_hold_nothing_up() {
+    let (cluster, road) = (shared(), Road::new(shared(), "broken"));
+    let good = |partition: i32, id: String| Record {
+        partition,
+        value: Some(
+            format!("{{\"id\":\"{id}\",\"text\":\"Bonjour à tous, rendez-vous au marché samedi.\"}}").into_bytes(),
+        ),
+        ..Record::default()
+    };
+    // Twice over eight kinds and six partitions: each partition holds good ones before, between and a bad one at its end.
+    let mut records = Vec::new();
+    let mut reasons = BTreeMap::new();
+    for (index, (value, reason)) in broken_values().into_iter().chain(broken_values()).enumerate() {
+        let partition = index as i32 % 6;
+        records.push(good(partition, format!("good-{index}")));
+        let key = format!("bad-{index}");
+        records.push(Record {
+            partition,
+            key: Some(key.clone().into_bytes()),
+            value,
+            headers: vec![("trace".to_owned(), Some(vec![0, 255])), ("nothing".to_owned(), None)],
+            ..Record::default()
+        });
+        reasons.insert(key, reason);
+    }
+    send_raw(cluster, &road.input, &records);
+    let service = Vigie::start_ready(&road, &Options::new());
+    let deadline = Instant::now() + PATIENCE;
+    while lag(cluster, &road) > 0 {
+        assert!(Instant::now() < deadline, "offsets stand still before a broken record:\n{}", service.log_tail());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    service.stop_well();
+
+    let inputs = read_all(cluster, &road.input).into_iter().map(|input| ((input.partition, input.offset), input));
+    let inputs: BTreeMap<(i32, i64), Record> = inputs.collect();
+    let letters = read_all(cluster, &road.dead);
+    assert_eq!(letters.len(), reasons.len());
+    for letter in letters {
+        let number = |name: &str| letter.header(name).unwrap().parse::<i64>().unwrap();
+        let input = &inputs[&(number("vigie-source-partition") as i32, number("vigie-source-offset"))];
+        let key = String::from_utf8(input.key.clone().unwrap()).unwrap();
+        assert_eq!(letter.header("vigie-reason"), Some(reasons.remove(&key).unwrap()));
+        assert_eq!((&letter.key, &letter.value), (&input.key, &input.value), "the original, untouched");
+        assert_eq!(letter.headers[..2], input.headers[..], "headers of the original come first");
+        assert_eq!(letter.header("vigie-source-topic"), Some(road.input.as_str()));
+        assert_eq!(letter.timestamp, input.timestamp);
+        assert!(!letter.header("vigie-model").unwrap().is_empty());
+    }
+    let scored: BTreeSet<String> =
+        read_all(cluster, &road.output).iter().map(|score| score.json()["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(scored, (0..16).map(|index| format!("good-{index}")).collect());
+}
+
+#[test]
+fn a_broker_that_dies_and_comes_back_costs_no_message() {
+    let mut cluster = Cluster::start(1);
+    let road = Road::new(&cluster, "broker");
+    let mut ledger = Ledger::new(&cluster, &road, "read_committed");
+    let mut service = Vigie::start_ready(&road, &Options::new());
+    let steady = Sender::new(&cluster, &road).go_on(1000);
+    service.wait_published(2000);
+    cluster.kill(0);
+    std::thread::sleep(Duration::from_secs(2));
+    cluster.restart(0);
+    let n_before = ledger.n_found();
+    ledger.wait_for(n_before + 2000);
+    assert!(service.is_running());
+    let n_sent = steady.stop().n_sent();
+    ledger.wait_for(n_sent);
+    service.stop_well();
+    ledger.settle(n_sent);
+    assert_eq!(lag(&cluster, &road), 0);
+}
