@@ -225,7 +225,8 @@ impl NormalizedText {
         if n_letters < 4 && !(n_letters == 3 && lexicon.has_term(&folded(letters()))) {
             return None;
         }
-        out.extend(letters());
+        let joined: Vec<NormalizedChar> = letters().collect();
+        push_cut(&joined, out, lexicon);
         self.marks.n_disguised += 1;
         Some(at + 2 * n_letters - 1)
     }
@@ -339,17 +340,15 @@ impl NormalizedText {
                 return true;
             }
         }
-        // Digits and signs for letters: between two letters always, at the ends only when a known term comes out.
+        // Digits and signs for letters, when a known word comes out; a short one (`a1`, `m3`) is more often just that.
         if word.iter().all(|unit| unit.c.is_alphabetic() || letter_of_digit(unit.c).is_some()) {
             let plain: Vec<NormalizedChar> = word
                 .iter()
                 .map(|unit| NormalizedChar { c: letter_of_digit(unit.c).unwrap_or(unit.c), ..*unit })
                 .collect();
-            let first_and_last_are_letters =
-                word[0].c.is_alphabetic() && word[word.len() - 1].c.is_alphabetic() && n_letters * 2 > word.len();
-            let is_term = lexicon.has_term(&folded(plain.iter().copied()));
-            if is_term || (!must_be_term && first_and_last_are_letters && lexicon.knows(&folded(plain.iter().copied())))
-            {
+            let word_of_it = folded(plain.iter().copied());
+            let is_long = word.len() >= 4 && n_letters * 2 >= word.len();
+            if lexicon.has_term(&word_of_it) || (!must_be_term && is_long && lexicon.knows(&word_of_it)) {
                 out.extend_from_slice(&plain);
                 self.marks.n_disguised += 1;
                 return true;
@@ -449,21 +448,24 @@ fn cut_hashtag(tag: &[NormalizedChar], out: &mut Vec<NormalizedChar>, lexicon: &
         if piece[0].c == '_' {
             continue;
         }
-        let mut letters = String::new();
-        piece.iter().for_each(|unit| fold_into(unit.c, &mut letters));
-        let letters: Vec<char> = letters.chars().collect();
-        let joined =
-            letters.len() == piece.len() && letters.len() >= 5 && !lexicon.knows(&letters.iter().collect::<String>());
-        let lengths = if joined { lexicon.cut_joined(&letters) } else { None };
-        let mut at = 0;
-        for length in lengths.unwrap_or_else(|| vec![piece.len()]) {
-            if out.last().is_some_and(|last| last.c.is_alphanumeric()) {
-                let start = piece[at].start;
-                out.push(NormalizedChar { c: ' ', start, end: start, upper: false });
-            }
-            out.extend_from_slice(&piece[at..at + length]);
-            at += length;
+        push_cut(piece, out, lexicon);
+    }
+}
+
+/// Writes joined letters (`stopislam`) as known words with blanks between them, or as they are.
+fn push_cut(piece: &[NormalizedChar], out: &mut Vec<NormalizedChar>, lexicon: &Lexicon) {
+    let folded = folded(piece.iter().copied());
+    let letters: Vec<char> = folded.chars().collect();
+    let is_joined = letters.len() == piece.len() && letters.len() >= 5 && !lexicon.knows(&folded);
+    let lengths = if is_joined { lexicon.cut_joined(&letters) } else { None };
+    let mut at = 0;
+    for length in lengths.unwrap_or_else(|| vec![piece.len()]) {
+        if out.last().is_some_and(|last| last.c.is_alphanumeric()) {
+            let start = piece[at].start;
+            out.push(NormalizedChar { c: ' ', start, end: start, upper: false });
         }
+        out.extend_from_slice(&piece[at..at + length]);
+        at += length;
     }
 }
 
@@ -544,6 +546,7 @@ mod tests {
         check("ju\u{200b}ifs", "juifs");
         check("juіfs аrаbes", "juifs arabes");
         check("j u i f s dehors", "juifs dehors");
+        check("l e s j u i f s d e h o r s", "les juifs dehors");
         check("j.u.i.f.s", "juifs");
         check("ju*fs", "juifs");
         check("ju1fs", "juifs");

@@ -71,10 +71,15 @@ fn the_built_in_model_is_small_and_says_what_it_is() {
     let model = vigie::models::builtin().unwrap();
     assert!(vigie::models::builtin_bytes().len() <= 20 << 20);
     let description: serde_json::Value = serde_json::from_str(model.description()).unwrap();
-    for field in ["version", "feature_spec", "heads", "training", "training_sha256", "settings", "metrics", "card", "licence"] {
+    for field in
+        ["version", "feature_spec", "heads", "training", "training_sha256", "settings", "metrics", "card", "licence"]
+    {
         assert!(!description[field].is_null(), "{field}");
     }
-    assert!(description["card"].as_str().unwrap().len() > 500 && description["metrics"].as_object().is_some_and(|m| !m.is_empty()));
+    assert!(
+        description["card"].as_str().unwrap().len() > 500
+            && description["metrics"].as_object().is_some_and(|m| !m.is_empty())
+    );
     for source in description["training"].as_array().unwrap() {
         let licence = source["licence"].as_str().unwrap();
         assert!(!licence.contains("GPL") && !licence.is_empty(), "{source}");
