@@ -17,11 +17,14 @@ use vigie::scoring::signals::N_SIGNALS;
 use vigie::scoring::{Model, Scratch, Signal};
 
 use crate::calibrate::{BandSettings, choose_thresholds, fit_platt};
+use crate::card;
 use crate::corpus::Passage;
 use crate::document;
+use crate::evaluate::Evaluation;
 use crate::examples::{Examples, FeatureSettings, Vocabulary, make_vocabulary, targets};
 use crate::fit::{SparseLogistic, SparseLogisticParams};
 use crate::importer::{Import, Origin};
+use crate::measure::Figures;
 use crate::split::{Part, Place};
 
 /// Everything that decides a model beside its data. Kept in the model file.
@@ -108,14 +111,40 @@ pub fn build(import: &Import, places: &[Place], lexicon_file: LexiconFile, setti
         training_sha256: format!("{:x}", training_hash.finalize()),
         seed: settings.seed,
         settings: serde_json::to_value(settings)?,
-        metrics: serde_json::Value::Null,
-        card: String::new(),
+        metrics: serde_json::json!({}),
+        card: "A candidate that was fitted and not yet evaluated: see `vigie-train evaluate`.".to_owned(),
         licence: "MIT OR Apache-2.0".to_owned(),
         canaries: Vec::new(),
         lexicon: lexicon_file,
     };
     let mut artifact = Artifact { header, features };
     artifact.header.canaries = canaries(&artifact)?;
+    finish(artifact)
+}
+
+/// Writes the figures of an evaluation and the model card into the file. Scores do not change; the file's SHA-256 does.
+pub fn describe(built: Built, evaluation: &mut Evaluation) -> Result<Built> {
+    let mut artifact = built.artifact;
+    let figures = |f: &Figures| {
+        serde_json::json!({
+            "n": f.n, "n_positive": f.n_positive, "auc": f.auc, "macro_f1": f.macro_f1, "precision": f.precision, "recall": f.recall,
+            "calibration_error": f.calibration_error, "always_yes_macro_f1": f.always_yes_macro_f1
+        })
+    };
+    let parts = evaluation.slices.iter().filter(|slice| slice.kind == "part").map(|slice| {
+        let by_signal = slice.signals.iter().map(|(signal, f)| (signal.as_str().to_owned(), figures(f)));
+        (slice.name.clone(), serde_json::Value::Object(by_signal.collect()))
+    });
+    artifact.header.metrics = serde_json::Value::Object(parts.collect());
+    // A file cannot hold its own hash.
+    evaluation.model.sha256 = "that of this file".to_owned();
+    artifact.header.card = card::card(evaluation);
+    let built = finish(artifact)?;
+    evaluation.model.sha256 = built.model.sha256().to_owned();
+    Ok(built)
+}
+
+fn finish(artifact: Artifact) -> Result<Built> {
     let bytes = artifact.write();
     let model = Model::from_bytes(&bytes).context("the model that was just written does not load")?;
     Ok(Built { artifact, bytes, model })

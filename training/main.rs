@@ -210,8 +210,9 @@ fn run(command: Command) -> Result<()> {
             let (import, places) = read_data(&args.fit.data, &args.fit)?;
             coverage::check(&import, &places, 0.6)?;
             let built = fit_model(&args.fit, &import, &places)?;
+            let mut evaluation = evaluate::evaluate(&built.model, &import, &places)?;
+            let built = build::describe(built, &mut evaluation)?;
             write_model(&built, &args.fit.out)?;
-            let evaluation = evaluate::evaluate(&built.model, &import, &places)?;
             evaluate::write(&evaluation, Some(&args.report))
         }
         Command::Corpus(args) => {
