@@ -84,6 +84,8 @@ fn set_consumer_defaults(config: &mut ClientConfig, kafka: &KafkaSettings, uses_
         .set("fetch.wait.max.ms", "100")
         // What is fetched ahead is memory beside `pipeline.max_in_flight_bytes`.
         .set("queued.max.messages.kbytes", "32768")
+        // Partitions that are added to the input topic are found in this time; the default lets their records wait for five minutes.
+        .set("topic.metadata.refresh.interval.ms", "30000")
         // For the lag: high watermarks, once a second.
         .set("statistics.interval.ms", "1000");
     if kafka.delivery == Delivery::ExactlyOnce {

@@ -96,7 +96,8 @@ fn no_fault_loses_a_message() {
         let tried = catch_unwind(AssertUnwindSafe(|| make(&mut suite)));
         let row = tried.map_or_else(
             |panic| {
-                let why = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "panicked".to_owned());
+                let why = panic.downcast_ref::<String>().map(String::as_str);
+                let why = why.or(panic.downcast_ref::<&str>().copied()).unwrap_or("panicked");
                 failures.push(format!("{fault}, {delivery}: {why}"));
                 format!("| {fault} | {delivery} | **failed**: {} |||||||", why.lines().next().unwrap_or_default())
             },
@@ -157,12 +158,12 @@ impl Held {
         Held { memory: service.memory_mib(), n_handles: service.n_handles() }
     }
 
-    /// Fails when it grew. A few handles come and go with connections.
+    /// Fails when it grew beyond what the settings allow to be under way. A few handles come and go with connections.
     fn compare(self, service: &Vigie, row: &mut Row) {
         let (memory, n_handles) = (service.memory_mib(), service.n_handles());
         row.memory = Some((self.memory, memory));
         row.handles = Some((self.n_handles, n_handles));
-        assert!(memory < self.memory + 64.0, "memory grew from {:.0} to {memory:.0} MiB", self.memory);
+        assert!(memory < self.memory + 96.0, "memory grew from {:.0} to {memory:.0} MiB", self.memory);
         assert!(n_handles < self.n_handles + 16, "handles grew from {} to {n_handles}", self.n_handles);
     }
 }
@@ -170,7 +171,10 @@ impl Held {
 impl Suite {
     fn road(&mut self) -> Road {
         self.n_roads += 1;
-        Road::new(&self.cluster, &format!("faults-{}", self.n_roads))
+        let road = Road::new(&self.cluster, &format!("faults-{}", self.n_roads));
+        // Waiting begins when the broker has the message: a sender that waits for a leader is not ours to judge.
+        self.cluster.configure_topic(&road.input, &[("message.timestamp.type", "LogAppendTime")]);
+        road
     }
 
     fn kills(&mut self, n_rounds: u32, options: &Options, is_exact: bool) -> Row {
@@ -370,7 +374,7 @@ impl Suite {
         let n_rounds = 2;
         for _ in 0..n_rounds {
             // Smaller than some score records and larger than others.
-            self.cluster.configure_topic(&road.output, &[("max.message.bytes", "720")]);
+            self.cluster.configure_topic(&road.output, &[("max.message.bytes", "420")]);
             std::thread::sleep(Duration::from_secs(2));
             self.cluster.configure_topic(&road.output, &[]);
             std::thread::sleep(Duration::from_secs(2));

@@ -1,5 +1,6 @@
 //! Runs the `vigie` program: arguments in, a process to watch, to signal and to kill out.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -131,6 +132,10 @@ impl Drop for Vigie {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(folder) = std::env::var_os("VIGIE_TEST_LOGS") {
+            let name = format!("vigie-{}.log", self.child.id());
+            std::fs::copy(self.folder.path().join("log"), Path::new(&folder).join(name)).unwrap();
+        }
         if std::thread::panicking() {
             eprintln!("---- vigie {} said at last:\n{}", self.child.id(), self.log_tail());
         }
