@@ -64,9 +64,10 @@ struct State {
     n_unreported: usize,
     n_messages: usize,
     n_bytes: usize,
-    /// Refused as too large (or for their timestamp) in company of others: sent again one by one. By ticket.
-    suspects: BTreeSet<usize>,
+    /// Refused in company of others, with what was said: sent again, one by one where they may be at fault themselves. By ticket.
+    suspects: BTreeMap<usize, RDKafkaErrorCode>,
     alone: Option<usize>,
+    refused_times: RefusedTimes,
     transaction: Option<Transaction>,
     careful: BTreeMap<(i32, i64), Care>,
     lost_transaction: Option<RDKafkaErrorCode>,
@@ -115,6 +116,28 @@ struct Transaction {
     is_closing: bool,
 }
 
+/// How far from our clock timestamps were that the broker refused, in milliseconds. A sender whose clock is wrong stays wrong: what is known to
+/// be refused goes out with our time at once, or every batch would be refused first.
+#[derive(Debug, Clone, Copy, Default)]
+struct RefusedTimes {
+    ahead: Option<i64>,
+    behind: Option<i64>,
+}
+
+impl RefusedTimes {
+    fn note(&mut self, timestamp: i64) {
+        let ahead = timestamp - milliseconds_since_1970();
+        let (limit, distance) = if ahead > 0 { (&mut self.ahead, ahead) } else { (&mut self.behind, -ahead) };
+        *limit = Some(limit.map_or(distance, |known| known.min(distance)));
+    }
+
+    fn holds(self, timestamp: i64) -> bool {
+        let ahead = timestamp - milliseconds_since_1970();
+        // A record that waits comes closer to our clock.
+        self.ahead.is_some_and(|limit| ahead >= limit - 60_000) || self.behind.is_some_and(|limit| -ahead >= limit)
+    }
+}
+
 /// How to send a record again whose transaction was refused because of it, or maybe because of it.
 #[derive(Debug, Clone, Copy, Default)]
 struct Care {
@@ -127,6 +150,8 @@ struct Care {
 enum Remedy {
     /// The record, or one that travelled with it, must go out in another form.
     StepDown,
+    /// Some record of its batch is not valid; only what is said of it alone tells why.
+    TryAlone,
     SendAgain,
     Stop,
 }
@@ -135,6 +160,7 @@ fn remedy(code: RDKafkaErrorCode) -> Remedy {
     use RDKafkaErrorCode as Code;
     match code {
         Code::MessageSizeTooLarge | Code::InvalidTimestamp => Remedy::StepDown,
+        Code::InvalidRecord | Code::InvalidDifferentRecord => Remedy::TryAlone,
         // librdkafka retries these without end; they come up only when the user gave it an end.
         Code::MessageTimedOut
         | Code::RequestTimedOut
@@ -446,6 +472,10 @@ impl Pipeline {
     fn send_one(&mut self, topics: &Topics, ticket: usize) -> Result<bool, StreamError> {
         let (sequence, index) = place(ticket);
         let Some(under_way) = self.state.under_way.get_mut(&sequence) else { return Ok(true) };
+        let timestamp = under_way.scored.batch.messages[index].timestamp;
+        if timestamp.is_some_and(|timestamp| self.state.refused_times.holds(timestamp)) {
+            under_way.letters[index].carries_timestamp = false;
+        }
         loop {
             let letter = &under_way.letters[index];
             let result = self.producer.send(outgoing(&self.settings, topics, &under_way.scored, letter, index, ticket));
@@ -471,23 +501,29 @@ impl Pipeline {
         Ok(true)
     }
 
-    /// A broker refuses a whole batch for one record that is too large, so each of them is tried alone, with nothing else under way.
+    /// A broker refuses a whole batch for one record that is too large or not valid. Each that may be the one is tried alone, with nothing else
+    /// under way; those that are known to be innocent, or at fault for a time that goes out corrected, travel together.
     fn send_suspect(&mut self, topics: &Topics) -> Result<(), StreamError> {
-        if self.state.n_unreported > 0 {
-            return Ok(());
-        }
-        let Some(&ticket) = self.state.suspects.first() else { return Ok(()) };
-        let (sequence, index) = place(ticket);
-        let position =
-            self.state.under_way.get(&sequence).map(|under_way| under_way.scored.batch.messages[index].position);
-        if !position.is_some_and(|position| self.state.watermarks.is_current(position)) {
+        while self.state.alone.is_none()
+            && let Some((&ticket, &code)) = self.state.suspects.first_key_value()
+        {
+            let (sequence, index) = place(ticket);
+            let Some(under_way) = self.state.under_way.get(&sequence) else { return Ok(()) };
+            let message = &under_way.scored.batch.messages[index];
+            if !self.state.watermarks.is_current(message.position) {
+                self.state.suspects.remove(&ticket);
+                self.finish(sequence);
+                continue;
+            }
+            let is_refused_time = message.timestamp.is_some_and(|time| self.state.refused_times.holds(time));
+            let is_cleared = code == RDKafkaErrorCode::InvalidDifferentRecord
+                || (is_refused_time && under_way.letters[index].carries_timestamp);
+            let must_wait = !is_cleared && self.state.n_unreported > 0;
+            if must_wait || !self.send_one(topics, ticket)? {
+                return Ok(());
+            }
             self.state.suspects.remove(&ticket);
-            self.finish(sequence);
-            return Ok(());
-        }
-        if self.send_one(topics, ticket)? {
-            self.state.suspects.remove(&ticket);
-            self.state.alone = Some(ticket);
+            self.state.alone = (!is_cleared).then_some(ticket);
         }
         Ok(())
     }
@@ -532,15 +568,24 @@ impl Pipeline {
             Err(code) => {
                 let remedy = remedy(code);
                 let text = self.settings.input.dead_letter_text;
+                if code == RDKafkaErrorCode::InvalidTimestamp
+                    && letter.carries_timestamp
+                    && let Some(timestamp) = timestamp
+                {
+                    self.state.refused_times.note(timestamp);
+                }
                 if is_transactional(&self.settings) {
                     self.state.lost_transaction.get_or_insert(code);
                     let was_purged = matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight);
                     if remedy == Remedy::Stop && !was_purged {
                         return Err(stopped_by(&self.settings, &self.producer, is_dead, code));
                     }
-                    if remedy == Remedy::StepDown {
+                    if remedy == Remedy::StepDown || code == RDKafkaErrorCode::InvalidRecord {
                         let was_alone = self.state.transaction.as_ref().is_some_and(|open| open.n_messages == 1);
                         let care = self.state.careful.entry((position.partition, position.offset)).or_default();
+                        if was_alone && remedy == Remedy::TryAlone {
+                            return Err(stopped_by(&self.settings, &self.producer, is_dead, code));
+                        }
                         if was_alone {
                             match code {
                                 RDKafkaErrorCode::InvalidTimestamp => care.has_bad_timestamp = true,
@@ -555,6 +600,9 @@ impl Pipeline {
                 }
                 match remedy {
                     Remedy::Stop => return Err(stopped_by(&self.settings, &self.producer, is_dead, code)),
+                    Remedy::TryAlone if was_alone => {
+                        return Err(stopped_by(&self.settings, &self.producer, is_dead, code));
+                    }
                     Remedy::StepDown if was_alone => {
                         if !letter.step_down(code, text) {
                             return Err(produce_error(&self.settings, is_dead, code));
@@ -564,9 +612,10 @@ impl Pipeline {
                         let hint = "is batch.size larger than the topic's max.message.bytes?";
                         self.consumer.report_retriable(code, hint);
                     }
+                    Remedy::TryAlone => self.consumer.report_retriable(code, "records are sent again one by one"),
                     Remedy::SendAgain => self.consumer.report_retriable(code, "a record was not delivered"),
                 }
-                self.state.suspects.insert(report.ticket);
+                self.state.suspects.insert(report.ticket, code);
                 return Ok(());
             }
         }
@@ -657,8 +706,13 @@ impl Pipeline {
 
     /// Begins a transaction if none is open. Returns `false` when the next record has to wait for this one to be committed.
     fn enter_transaction(&mut self, key: (i32, i64)) -> Result<bool, StreamError> {
-        let care = self.state.careful.get(&key).copied();
         let state = &mut self.state;
+        let message =
+            state.under_way.get(&state.cursor).map(|under_way| &under_way.scored.batch.messages[under_way.n_sent]);
+        let timestamp = message.and_then(|message| message.timestamp);
+        let is_refused_time = timestamp.is_some_and(|time| state.refused_times.holds(time));
+        // One whose time was refused needs no care once we know such times: it goes out with ours.
+        let care = state.careful.get(&key).copied().filter(|care| care.too_large > 0 || !is_refused_time);
         match &mut state.transaction {
             Some(open) if open.is_closing => return Ok(false),
             // A suspect travels alone, so that the next refusal is about itself.
@@ -908,6 +962,10 @@ fn lost_producer(error: TransactionError) -> StreamError {
             StreamError::Producer { code, why: "no answer to a transaction before the drain timeout".to_owned() }
         }
     }
+}
+
+fn milliseconds_since_1970() -> i64 {
+    (seconds_since_1970() * 1000.0) as i64
 }
 
 fn seconds_since_1970() -> f64 {

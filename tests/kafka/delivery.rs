@@ -258,3 +258,31 @@ fn a_broker_that_dies_and_comes_back_costs_no_message() {
     ledger.settle(n_sent);
     assert_eq!(lag(&cluster, &road), 0);
 }
+
+#[test]
+fn timestamps_that_the_output_topic_refuses_cost_no_message_and_little_time() {
+    const YEAR: i64 = 365 * 24 * 3_600_000;
+    let cluster = shared();
+    for (name, options) in [("clock", Options::new()), ("clock-exact", Options::exactly_once("a"))] {
+        let road = Road::new(cluster, name);
+        // Brokers refuse times more than an hour ahead. This input takes them, as topics of older brokers do.
+        cluster.configure_topic(&road.input, &[("message.timestamp.after.max.ms", "9223372036854775807")]);
+        let mut ledger = Ledger::new(cluster, &road, "read_committed");
+        let mut sender = Sender::new(cluster, &road);
+        let service = Vigie::start_ready(&road, &options);
+        for clock_error in [0, YEAR, 0] {
+            sender.clock_error = clock_error;
+            sender.send(500);
+        }
+        ledger.wait_for(1500);
+        // By now it is known that such times are refused.
+        sender.clock_error = YEAR;
+        let began = Instant::now();
+        sender.send(5000);
+        ledger.wait_for(6500);
+        assert!(began.elapsed() < Duration::from_secs(20), "{name} took {:?}", began.elapsed());
+        service.stop_well();
+        assert_eq!(ledger.settle(6500), 0);
+        assert_eq!(lag(cluster, &road), 0);
+    }
+}

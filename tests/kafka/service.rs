@@ -91,6 +91,8 @@ pub fn run(road: &Road, command: &str, flags: &[&str]) -> Said {
 pub struct Options {
     pub flags: Vec<String>,
     pub environment: Vec<(&'static str, String)>,
+    /// Of the transactional id, what tells instances of one road apart.
+    transactional: Option<String>,
 }
 
 impl Options {
@@ -99,9 +101,11 @@ impl Options {
         Options::default()
     }
 
-    /// Transactions, under a name that a restarted process keeps.
+    /// Transactions, under an id that a restarted process keeps.
+    ///
+    /// Not by static membership: when the group's coordinator dies Kafka can take a static member for its own double and end it.
     pub fn exactly_once(instance: &str) -> Options {
-        Options::new().flag("--delivery", "exactly-once").named(instance)
+        Options { transactional: Some(instance.to_owned()), ..Options::new().flag("--delivery", "exactly-once") }
     }
 
     /// Static membership.
@@ -153,6 +157,7 @@ impl Vigie {
             .args(["--http", "127.0.0.1:0", "--log-format", "json"])
             .args(&options.flags)
             .envs(options.environment.iter().cloned())
+            .envs(options.transactional.iter().map(|id| ("VIGIE_TRANSACTIONAL_ID", format!("{}-{id}", road.name))))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
