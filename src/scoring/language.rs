@@ -15,6 +15,8 @@ pub struct Detected {
     pub index: Option<usize>,
 }
 
+/// Rounded log2 of occurrences in 2^20 words from which a word is common: 32 in a million.
+const COMMON: u8 = 5;
 /// Bytes of the text that are looked at: a language shows soon.
 const N_BYTES_READ: usize = 600;
 
@@ -24,12 +26,14 @@ pub fn detect(text: &str, tokens: &TokenText, lexicon: &Lexicon) -> Detected {
     let code = iso_639_1(guess);
     let mut n_words = 0.0;
     let mut known = [0.0; N_LANGUAGES];
+    let mut n_common = [0.0; N_LANGUAGES];
     for token in tokens.tokens.iter().take(60) {
         let log_frequency = lexicon.log_frequency(token.hash);
         n_words += 1.0;
-        for (known, &common) in known.iter_mut().zip(&log_frequency) {
+        for language in 0..N_LANGUAGES {
             // A word that the other language has too counts by how much more common it is here.
-            *known += f64::from(common);
+            known[language] += f64::from(log_frequency[language]);
+            n_common[language] += f64::from(u8::from(log_frequency[language] >= COMMON));
         }
     }
     let share = |index: usize| known[index] / (12.0 * f64::max(n_words, 1.0));
@@ -40,8 +44,9 @@ pub fn detect(text: &str, tokens: &TokenText, lexicon: &Lexicon) -> Detected {
     let index = match vote {
         Some(index) if index == best || margin < 0.25 => Some(index),
         Some(_) => Some(best),
-        // Another language, unless the words say clearly that it is ours: short posts mislead the n-grams.
-        None if share(best) > 0.30 && margin > 0.06 => Some(best),
+        // Another language, unless nearly every word is a common one of ours: short posts mislead the n-grams, but a sentence of a
+        // neighbouring language has many of our short words too.
+        None if n_common[best] >= 0.7 * n_words && margin > 0.06 => Some(best),
         None => None,
     };
     match index {

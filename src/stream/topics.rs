@@ -112,7 +112,9 @@ impl TopicClient {
         let metadata = self.inner.fetch_metadata(Some(topic), timeout).map_err(|error| {
             // Errors of the connection come as events, one a poll and between log lines; the call itself only says that it timed out.
             (0..MOST_EVENTS).for_each(|_| drop(self.inner.poll(Duration::ZERO)));
+            // librdkafka adds how long it waited and how often it said so: nothing for a reader.
             let reason = self.inner.context().0.last_reason();
+            let reason = reason.map(|why| why.split(" (after ").next().unwrap_or_default().to_owned());
             let reason = reason.or_else(|| error.rdkafka_error_code().map(|code| code.to_string()));
             TopicError::NoBroker { brokers: self.brokers.clone(), reason }
         })?;

@@ -76,9 +76,13 @@ fn hostile_texts_cost_linear_time() {
         let mut seconds = [0.0; 2];
         for (slot, n_bytes) in [200_000, 1_600_000].into_iter().enumerate() {
             let text = text(n_bytes);
-            let start = Instant::now();
-            model.score(&text, Some("fr"), &mut scratch);
-            seconds[slot] = start.elapsed().as_secs_f64();
+            // The best of three: other tests run beside this one.
+            let mut run = || {
+                let start = Instant::now();
+                model.score(&text, Some("fr"), &mut scratch);
+                start.elapsed().as_secs_f64()
+            };
+            seconds[slot] = run().min(run()).min(run());
         }
         // Eight times the text: quadratic work would take sixty-four times as long.
         assert!(seconds[1] < 30.0 * seconds[0] + 0.5, "{name}: {seconds:?}");
