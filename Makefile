@@ -22,9 +22,9 @@ test: ## Runs every test: unit, integration, training, and against a real Apache
 	@deploy/setup.sh test
 	cargo test --locked --features training
 
-test-faults: ## Runs the long fault suite against three real brokers and writes docs/reliability-last.md
+test-faults: ## Runs the long fault suite against three real brokers and writes its table to target/faults.md
 	@deploy/setup.sh test
-	cargo test --locked --release --test kafka -- --ignored --nocapture --test-threads 1
+	VIGIE_FAULTS_OUT=$(or $(VIGIE_FAULTS_OUT),target/faults.md) cargo test --locked --release --test kafka -- --ignored --nocapture --test-threads 1
 
 lint: ## Format, clippy with warnings as errors, documentation
 	cargo fmt --check

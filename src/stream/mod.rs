@@ -87,7 +87,7 @@ impl StreamError {
             }
             StreamError::Producer { .. } => "start again: nothing is lost; with exactly-once delivery run `vigie check` first".to_owned(),
             StreamError::Consumer { code: Code::FencedInstanceId, .. } => {
-                "another instance uses the same kafka.instance_id; give each its own".to_owned()
+                "if another instance has the same kafka.instance_id give each its own; if none has, a broker died while this one joined: start again".to_owned()
             }
             StreamError::Consumer { code: Code::AutoOffsetReset, .. } => {
                 "records were deleted before they were scored; choose -X consumer.auto.offset.reset=earliest or latest".to_owned()

@@ -19,7 +19,7 @@ use super::dead_letter;
 use super::message::{DeadReason, Refusal};
 use super::producer::{Outgoing, Producer, Report, TransactionError, is_transactional};
 use super::topics::{self, TopicError, Topics};
-use super::watermark::Watermarks;
+use super::watermark::{Position, Watermarks};
 use crate::config::Settings;
 use crate::metrics::{Metrics, Stage};
 use crate::models::ModelHandle;
@@ -304,7 +304,7 @@ impl Pipeline {
         if !is_drained && is_transactional(&self.settings) {
             self.abort_transaction()?;
         }
-        self.commit_and_wait()?;
+        self.commit_before_leaving(&topics)?;
         let n_left = self.state.n_messages;
         if n_left > 0 {
             warn!(n_left, "drain took too long; what is left is read again after the next start");
@@ -692,8 +692,23 @@ impl Pipeline {
             self.consumer.commit(positions);
             self.hear_commit(deadline.saturating_duration_since(Instant::now()));
         }
-        if !self.state.watermarks.committable().is_empty() {
-            warn!("offsets were not committed; some records will be scored again");
+        Ok(())
+    }
+
+    /// The last commit. While a group rebalances its coordinator takes commits only from members that have joined again, and joining needs
+    /// polling: a stop just when another instance starts or stops must not repeat anything.
+    fn commit_before_leaving(&mut self, topics: &Topics) -> Result<(), StreamError> {
+        let deadline = Instant::now() + COMMIT_TIMEOUT;
+        self.commit_and_wait()?;
+        while !is_transactional(&self.settings) && !self.state.watermarks.committable().is_empty() {
+            if Instant::now() >= deadline {
+                warn!("offsets were not committed; some records will be scored again");
+                break;
+            }
+            // A record that comes is not taken, and stays uncommitted for whoever reads next.
+            drop(self.consumer.poll(Duration::from_millis(20))?);
+            self.rebalance(topics)?;
+            self.commit_and_wait()?;
         }
         Ok(())
     }
@@ -840,6 +855,10 @@ impl Pipeline {
         }
         if !is_lost {
             self.commit_and_wait()?;
+            let is_leaving = |position: &Position| partitions.contains(&position.partition);
+            if self.state.watermarks.committable().iter().any(is_leaving) {
+                warn!(?partitions, "offsets were not committed; some records will be scored again");
+            }
         }
         partitions.iter().for_each(|&partition| self.forget(partition));
         Ok(())

@@ -177,10 +177,34 @@ impl Cluster {
         self.nodes[index].running = None;
     }
 
-    /// Starts a killed node again and waits until all nodes answer.
+    /// Starts a killed node again and waits until it has what it missed, so that the next may be killed.
     pub fn restart(&mut self, index: usize) {
         self.launch(index);
-        self.wait_for_brokers(self.nodes.len());
+        // Until then others may still count it among the replicas in sync.
+        let address = self.brokers.split(',').nth(index).unwrap();
+        let deadline = Instant::now() + START;
+        while std::net::TcpStream::connect(address).is_err() {
+            assert!(Instant::now() < deadline, "broker did not come up:\n{}", self.log_tails());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        self.wait_until_in_sync();
+    }
+
+    /// Waits until every partition has a leader and all its replicas are in sync.
+    pub fn wait_until_in_sync(&self) {
+        let client: BaseConsumer = self.client().create().unwrap();
+        let deadline = Instant::now() + START;
+        let is_in_sync = || {
+            let metadata = client.fetch_metadata(None, Duration::from_secs(2)).ok()?;
+            let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            let all = partitions
+                .all(|partition| partition.leader() > 0 && partition.isr().len() == partition.replicas().len());
+            (all && metadata.brokers().len() == self.nodes.len()).then_some(())
+        };
+        while is_in_sync().is_none() {
+            assert!(Instant::now() < deadline, "replicas are not in sync:\n{}", self.log_tails());
+            std::thread::sleep(Duration::from_millis(200));
+        }
     }
 
     /// Starts whatever is dead and wakes whatever is paused.
@@ -191,7 +215,7 @@ impl Cluster {
                 None => self.launch(index),
             }
         }
-        self.wait_for_brokers(self.nodes.len());
+        self.wait_until_in_sync();
     }
 
     /// Which node is the active controller, by the newest claim in the nodes' logs, and its epoch.

@@ -286,3 +286,27 @@ fn timestamps_that_the_output_topic_refuses_cost_no_message_and_little_time() {
         assert_eq!(lag(cluster, &road), 0);
     }
 }
+
+#[test]
+fn a_stop_while_another_instance_joins_repeats_nothing() {
+    let (cluster, road) = (shared(), Road::new(shared(), "relay"));
+    let mut ledger = Ledger::new(cluster, &road, "read_committed");
+    let mut current = Vigie::start_ready(&road, &Options::new());
+    let steady = Sender::new(cluster, &road).go_on(1000);
+    for round in 0..16 {
+        current.wait_published(300);
+        let mut next = Vigie::start(&road, &Options::new());
+        next.wait_for("that it joins", |next| {
+            next.log_lines().any(|line| line["message"] == "stream started").then_some(())
+        });
+        // Somewhere in the rebalance.
+        std::thread::sleep(Duration::from_millis(round * 7));
+        current.stop_well();
+        next.wait_ready();
+        current = next;
+    }
+    let n_sent = steady.stop().n_sent();
+    ledger.wait_for(n_sent);
+    current.stop_well();
+    assert_eq!(ledger.settle(n_sent), 0, "scores that came twice");
+}

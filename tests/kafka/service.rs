@@ -211,7 +211,8 @@ impl Vigie {
         });
     }
 
-    fn wait_for<T>(&mut self, what: &str, mut look: impl FnMut(&mut Vigie) -> Option<T>) -> T {
+    /// Looks until there is something to be found.
+    pub fn wait_for<T>(&mut self, what: &str, mut look: impl FnMut(&mut Vigie) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(found) = look(self) {

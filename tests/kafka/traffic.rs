@@ -320,7 +320,7 @@ impl Ledger {
             self.n_times.resize(number as usize + 1, 0);
         }
         // Each is parsed above; checking each against the schema would take longer than scoring it.
-        if number % 20 == 0 {
+        if number.is_multiple_of(20) {
             self.validator.validate(&score).unwrap_or_else(|error| panic!("score record {number}: {error}"));
         }
         let n_times = &mut self.n_times[number as usize];
