@@ -58,8 +58,10 @@ fn a_frozen_model_gives_frozen_scores() {
     assert_eq!(found.len(), frozen.len());
     for (found, frozen) in found.iter().zip(&frozen) {
         assert_eq!((&found.text, &found.normalized), (&frozen.text, &frozen.normalized));
-        // Margins are sums of integers: equal to the last bit on any machine. Scores go through an exponential.
-        assert_eq!(found.margins, frozen.margins, "{}", found.text);
+        // Margins are sums of integers, the same on any machine; reading them back from JSON may cost the last bit.
+        for (found_margin, frozen_margin) in found.margins.iter().zip(&frozen.margins) {
+            assert!((found_margin - frozen_margin).abs() < 1e-12, "{}: {found_margin} {frozen_margin}", found.text);
+        }
         for (found_score, frozen_score) in found.scores.iter().zip(&frozen.scores) {
             assert!((found_score - frozen_score).abs() < 1e-9, "{}: {found_score} {frozen_score}", found.text);
         }
