@@ -5,6 +5,9 @@ use std::time::Instant;
 use vigie::models::builtin;
 use vigie::scoring::{Abstained, Model, Scratch, Signal};
 
+/// Makes a text of about so many bytes.
+type TextOfLength = fn(usize) -> String;
+
 const TEXTS: [&str; 6] = [
     "Les Juifs contrôlent les banques, tout le monde le sait.",
     "« Les Juifs contrôlent les banques » : encore ce vieux mensonge, il a déjà tué. Ne le laissons pas passer.",
@@ -64,7 +67,7 @@ fn taking_out_the_top_span_lowers_the_score_more_than_taking_out_another() {
 #[test]
 fn hostile_texts_cost_linear_time() {
     let (model, mut scratch) = (model(), Scratch::default());
-    let kinds: [(&str, fn(usize) -> String); 6] = [
+    let kinds: [(&str, TextOfLength); 6] = [
         ("one letter", |n| "a".repeat(n)),
         ("combining marks", |n| format!("e{}", "\u{301}".repeat(n / 2))),
         ("stars", |n| "j*i ".repeat(n / 4)),
