@@ -2,7 +2,7 @@
 //!
 //! `active.json` names the active version with the SHA-256 that its file had when it was promoted, and the versions before it, for rolling
 //! back. Files are written beside their place and renamed, so that a reader sees the old or the new one, never half of it. Everything
-//! that touches the folder goes through [`Folder`]'s three calls; an object store needs the same three.
+//! that touches the folder goes through `Folder`'s three calls; an object store needs the same three.
 
 use std::io;
 use std::path::{Path, PathBuf};
