@@ -20,7 +20,8 @@ build: ## Builds both release programs
 
 test: ## Runs every test: unit, integration, training, and against a real Apache Kafka
 	@deploy/setup.sh test
-	cargo test --locked --features training
+	cargo test --locked --features training --lib --bins --test it
+	cargo test --locked --features training --test kafka
 
 test-faults: ## Runs the long fault suite against three real brokers and writes its table to target/faults.md
 	@deploy/setup.sh test
