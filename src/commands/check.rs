@@ -187,7 +187,7 @@ fn check_reading<W: Write>(kafka: &KafkaSettings, input: &TopicInfo, report: &mu
     };
     let mut partitions = TopicPartitionList::new();
     partitions.add_partition_range(&input.name, 0, input.n_partitions - 1);
-    let committed = consumer.committed_offsets(partitions, PATIENCE);
+    let committed = committed_offsets(&consumer, &partitions);
     let refused = |error: &KafkaError| error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed);
     match committed.and_then(|committed| waiting(&consumer, &committed)) {
         Ok(n_waiting) => report.ok(&what, format!("{n_waiting} messages waiting"))?,
@@ -209,6 +209,24 @@ fn check_reading<W: Write>(kafka: &KafkaSettings, input: &TopicInfo, report: &mu
             report.failed(what, "not allowed", "give the service's user the right READ on the topic".to_owned())
         }
         Err(error) => report.failed(what, error.to_string(), "look at the broker's log".to_owned()),
+    }
+}
+
+/// Asks again for a while when the coordinator has just moved: a broker that has come up a moment ago says so.
+fn committed_offsets(
+    consumer: &BaseConsumer,
+    partitions: &TopicPartitionList,
+) -> Result<TopicPartitionList, KafkaError> {
+    use RDKafkaErrorCode::{CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator};
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        let answer = consumer.committed_offsets(partitions.clone(), PATIENCE);
+        let code = answer.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+        let has_moved = matches!(code, Some(NotCoordinator | CoordinatorNotAvailable | CoordinatorLoadInProgress));
+        if !has_moved || std::time::Instant::now() >= deadline {
+            return answer;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(200));
     }
 }
 
