@@ -14,8 +14,10 @@ pub mod topics;
 pub mod watermark;
 
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode;
+use tracing::warn;
 
 use crate::config::Settings;
 use crate::metrics::Metrics;
@@ -56,6 +58,20 @@ impl StreamError {
     /// Says whether the configuration is to blame, rather than the world.
     pub fn is_configuration(&self) -> bool {
         matches!(self, StreamError::RefusedProperty { .. } | StreamError::Property { .. })
+    }
+
+    /// Says whether a new producer would do. Not one that was fenced: another instance has taken its place.
+    fn is_mended_by_new_clients(&self) -> bool {
+        use RDKafkaErrorCode as Code;
+        let StreamError::Producer { code, .. } = self else { return false };
+        !matches!(
+            code,
+            Code::Fenced
+                | Code::ProducerFenced
+                | Code::InvalidProducerEpoch
+                | Code::TransactionalIdAuthorizationFailed
+                | Code::ClusterAuthorizationFailed
+        )
     }
 
     /// The next step for whoever reads the error, where there is one.
@@ -126,7 +142,8 @@ pub fn start(
     metrics: Metrics,
     shutdown: Shutdown,
 ) -> Result<Service, StreamError> {
-    let pipeline = Pipeline::new(settings, models, metrics, shutdown.clone())?;
+    let pipeline = Pipeline::new(settings, models.clone(), metrics.clone(), shutdown.clone())?;
+    let settings = settings.clone();
     let thread = std::thread::Builder::new().name("vigie-stream".to_owned()).spawn(move || {
         // Dropped last, also by a panic.
         struct Request(Shutdown);
@@ -135,8 +152,29 @@ pub fn start(
                 self.0.request();
             }
         }
-        let _request = Request(shutdown);
-        pipeline.run()
+        let _request = Request(shutdown.clone());
+        run_and_renew(pipeline, || Pipeline::new(&settings, models.clone(), metrics.clone(), shutdown.clone()))
     })?;
     Ok(Service { thread })
+}
+
+/// New clients that lived shorter are not replaced again: whatever ended them would end the next ones too.
+const WORTH_RENEWING: Duration = Duration::from_secs(10);
+
+/// Runs a pipeline, and another one with new clients when its producer is lost for good, as transactions are when brokers die at a bad
+/// moment. Nothing is lost between: what was not committed is read again.
+fn run_and_renew(mut pipeline: Pipeline, make: impl Fn() -> Result<Pipeline, StreamError>) -> Result<(), StreamError> {
+    let mut renewed: Option<Instant> = None;
+    loop {
+        let result = pipeline.run();
+        let is_worth_it = renewed.is_none_or(|at| at.elapsed() >= WORTH_RENEWING);
+        match result {
+            Err(error) if error.is_mended_by_new_clients() && is_worth_it => {
+                warn!(%error, "starting again with new kafka clients");
+                renewed = Some(Instant::now());
+                pipeline = make()?;
+            }
+            result => return result,
+        }
+    }
 }

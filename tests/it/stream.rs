@@ -587,6 +587,28 @@ fn transactions_are_committed_and_aborted_ones_repeated() {
 }
 
 #[test]
+fn a_producer_that_is_lost_for_good_is_replaced_but_not_again_at_once() {
+    let cluster = cluster();
+    let lost = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE];
+    let mut settings = settings(&cluster);
+    settings.kafka.delivery = Delivery::ExactlyOnce;
+    let running = run(&settings);
+    cluster.request_errors(RDKafkaApiKey::EndTxn, &lost);
+    produce(&cluster, &[input(0, TEXT)]);
+    // The in-process broker keeps no offsets of transactions, so the second comes after a first that is read again.
+    wait_until("it is scored by new clients", || running.metrics.scores_published.get() >= 2);
+    wait_until("nothing is under way", || running.metrics.in_flight.get() == 0);
+    assert!(!running.service.is_finished());
+    assert_eq!(running.metrics.kafka_errors.with_label_values(&["fatal"]).get(), 1);
+
+    cluster.request_errors(RDKafkaApiKey::EndTxn, &lost);
+    produce(&cluster, &[input(0, TEXT)]);
+    wait_until("it gives up", || running.service.is_finished());
+    let error = running.service.join().unwrap_err();
+    assert!(matches!(error, StreamError::Producer { .. }), "{error}");
+}
+
+#[test]
 fn a_setting_that_breaks_a_promise_is_refused() {
     let cluster = cluster();
     let start = |settings: &Settings| {

@@ -235,9 +235,9 @@ impl Suite {
             self.cluster.kill(index);
             let down = self.dice.millis(2_000, 12_000);
             ledger.read_for(down);
+            let after = self.cluster.leaders(&road.output);
             self.cluster.restart(index);
             ledger.read_for(Duration::from_secs(6));
-            let after = self.cluster.leaders(&road.output);
             n_moves += before.iter().zip(&after).filter(|(before, after)| before != after).count();
             n_rounds += 1;
             assert!(service.is_running(), "vigie ended:\n{}", service.log_tail());
