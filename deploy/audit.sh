@@ -18,6 +18,9 @@ fi
 
 cargo deny --locked check --hide-inclusion-graph licenses bans sources
 
+# Said, not refused: a page that lags behind is mended by one command.
+deploy/third_party.py --check || true
+
 export GIT_TERMINAL_PROMPT=0
 if fetched=$(timeout 120 cargo deny --locked fetch db 2>&1); then
     cargo deny --locked check --hide-inclusion-graph --disable-fetch advisories

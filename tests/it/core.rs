@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use vigie::models::builtin;
-use vigie::scoring::{Abstained, Model, Scratch, Signal};
+use vigie::scoring::{Abstained, Artifact, ArtifactError, Model, Scratch, Signal};
 
 /// Makes a text of about so many bytes.
 type TextOfLength = fn(usize) -> String;
@@ -106,6 +106,34 @@ fn hostile_texts_cost_linear_time() {
     for (name, text) in kinds {
         check_linear(&model, name, text, 100_000);
     }
+}
+
+#[test]
+fn a_model_whose_numbers_make_no_probabilities_is_refused() {
+    let whole = || Artifact::read(include_bytes!("golden/model.vigie")).unwrap();
+    assert!(Model::from_bytes(&whole().write()).is_ok());
+    let check = |spoil: fn(&mut Artifact)| {
+        let mut artifact = whole();
+        artifact.header.canaries.clear();
+        spoil(&mut artifact);
+        let refused = Model::from_bytes(&artifact.write());
+        assert!(
+            matches!(refused, Err(ArtifactError::Header(_))),
+            "{:?}",
+            refused.map(|model| model.sha256().to_owned())
+        );
+    };
+    // Infinity times nothing.
+    check(|artifact| artifact.header.unit[0] = 2f64.powi(1000));
+    check(|artifact| artifact.header.unit[0] = 0.3);
+    check(|artifact| artifact.header.bias[1] = i64::MIN);
+    check(|artifact| artifact.header.family_scale[2] = f64::NAN);
+    // Infinity less infinity.
+    check(|artifact| {
+        let head = artifact.header.heads.get_mut("fr").unwrap().get_mut("attack").unwrap();
+        (head.document.slope, head.document.per_log2_passages) = (1e308, -1e308);
+    });
+    check(|artifact| drop(artifact.header.heads.remove("en")));
 }
 
 #[test]
