@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 MESSAGES ?= 200
 
-.PHONY: demo test test-faults lint audit fuzz doc build train bench help
+.PHONY: demo test test-faults lint doc build train bench help
 
 help: ## Shows this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,7 @@ lint: ## Format, clippy with warnings as errors, documentation
 	cargo clippy --locked --all-targets --features training -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --features training
 
+.PHONY: audit fuzz
 audit: ## Licences, sources and known weaknesses of the dependencies, by deny.toml
 	@deploy/setup.sh build
 	@deploy/audit.sh

@@ -1,5 +1,6 @@
 //! The built-in model from outside: promises about explanations, hostile input and abstention.
 
+use std::sync::LazyLock;
 use std::time::Instant;
 
 use vigie::models::builtin;
@@ -64,20 +65,28 @@ fn taking_out_the_top_span_lowers_the_score_more_than_taking_out_another() {
     assert!(tried >= 5 && decisive * 10 >= tried * 7, "{decisive} of {tried}");
 }
 
+/// Seconds that this thread has worked, which waiting for a busy machine does not lengthen; off Linux the clock's.
+fn seconds_of_work() -> f64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let ran = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let nanoseconds = ran.and_then(|ran| ran.split(' ').next()?.parse::<f64>().ok());
+    nanoseconds.map_or_else(|| START.elapsed().as_secs_f64(), |nanoseconds| nanoseconds / 1e9)
+}
+
 /// Checks that ten times the text costs about ten times as long; quadratic work would take a hundred times as long.
 fn check_linear(model: &Model, name: &str, text: TextOfLength, n_bytes: usize) {
     let mut scratch = Scratch::default();
     let mut seconds = |text: &str| {
-        let start = Instant::now();
+        let start = seconds_of_work();
         model.score(text, Some("fr"), &mut scratch);
-        start.elapsed().as_secs_f64()
+        seconds_of_work() - start
     };
     let (short, long) = (text(n_bytes), text(10 * n_bytes));
     assert!(short.len() > n_bytes - 8 && long.len() > 10 * n_bytes - 8, "{name}");
-    // The best of three, and not below what a clock and a cache do to short times: other tests run beside this one.
-    let limit = 40.0 * seconds(&short).min(seconds(&short)).min(seconds(&short)).max(0.005);
+    // The best of three, and not below what a clock and a cache do to short times.
+    let limit = 30.0 * seconds(&short).min(seconds(&short)).min(seconds(&short)).max(0.01);
     let tries: Vec<f64> = (0..3).map(|_| seconds(&long)).take_while(|&seconds| seconds >= limit).collect();
-    assert!(tries.len() < 3, "{name}: {tries:?} s for ten times what takes {} s", limit / 40.0);
+    assert!(tries.len() < 3, "{name}: {tries:?} s for ten times what takes {} s", limit / 30.0);
 }
 
 #[test]
