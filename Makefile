@@ -32,6 +32,15 @@ lint: ## Format, clippy with warnings as errors, documentation
 	cargo clippy --locked --all-targets --features training -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --features training
 
+.PHONY: audit fuzz
+audit: ## Licences, sources and known weaknesses of the dependencies, by deny.toml
+	@deploy/setup.sh build
+	@deploy/audit.sh
+
+fuzz: ## Fuzzes every target in turn, MINUTES each (20)
+	@deploy/setup.sh build
+	@deploy/fuzz.sh $(or $(MINUTES),20)
+
 train: ## Rebuilds the default model and its report from the corpus and the public sets (DATA=folder)
 	@deploy/setup.sh build
 	cargo run --release --locked --features training --bin vigie-train -- run --data $(or $(DATA),../shared/datasets) --out src/models/default.vigie

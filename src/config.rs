@@ -117,8 +117,20 @@ pub struct HttpSettings {
     pub timeout_ms: u64,
     /// Most requests worked on at once; more are refused with 503.
     pub max_requests: usize,
+    /// Most texts in one request.
+    pub max_texts: usize,
+    /// Most connections open at once; further ones wait.
+    pub max_connections: usize,
+    /// How long the head of a request, the TLS handshake and the wait for the next request may take, in milliseconds.
+    pub header_timeout_ms: u64,
     /// File that holds the bearer token for everything but `/live`, `/ready` and `/metrics`; empty: no token is asked for.
     pub token_file: String,
+    /// PEM file with the server's certificate and its chain; empty: plain HTTP.
+    pub tls_certificate: String,
+    /// PEM file with the key of that certificate.
+    pub tls_key: String,
+    /// PEM file with the authorities whose client certificates are let in; empty: no certificate is asked for.
+    pub tls_client_ca: String,
 }
 
 /// What goes to standard error.
@@ -415,7 +427,7 @@ impl ConfigError {
 const CHOICES: [(&str, &[&str]); 2] =
     [("delivery", &["at-least-once", "exactly-once"]), ("log_format", &["text", "json"])];
 /// Settings where nothing or zero makes no sense.
-const AT_LEAST_ONE: [&str; 16] = [
+const AT_LEAST_ONE: [&str; 19] = [
     "partitions",
     "replication",
     "max_bytes",
@@ -429,6 +441,9 @@ const AT_LEAST_ONE: [&str; 16] = [
     "max_body_bytes",
     "timeout_ms",
     "max_requests",
+    "max_texts",
+    "max_connections",
+    "header_timeout_ms",
     "brokers",
     "group",
     "registry",

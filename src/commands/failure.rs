@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::config::ConfigError;
-use crate::http::HttpError;
+use crate::http::{HttpError, TlsError};
 use crate::models::LoadError;
 use crate::models::registry::RegistryError;
 use crate::stream::StreamError;
@@ -114,7 +114,7 @@ impl From<HttpError> for Failure {
     fn from(error: HttpError) -> Failure {
         let hint = error.hint();
         let failure = match error {
-            HttpError::Address { .. } => Failure::call(error),
+            HttpError::Address { .. } | HttpError::Tls(TlsError::Half { .. }) => Failure::call(error),
             _ => Failure::work(error),
         };
         failure.hint(hint)

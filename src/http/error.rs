@@ -83,6 +83,22 @@ impl ApiError {
         )
     }
 
+    pub fn too_deep(deepest: usize) -> ApiError {
+        ApiError::new(
+            StatusCode::BAD_REQUEST,
+            format!("body is nested deeper than {deepest} levels"),
+            "send the text in an outer object, or raise input.max_depth",
+        )
+    }
+
+    pub fn too_many_texts(n_texts: usize, max_texts: usize) -> ApiError {
+        ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("{n_texts} texts in one request, more than {max_texts}"),
+            "send them in several requests, or raise http.max_texts",
+        )
+    }
+
     pub fn not_utf8() -> ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, "body is not UTF-8", "encode the text as UTF-8")
     }

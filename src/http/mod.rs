@@ -1,11 +1,13 @@
 //! The HTTP server: settings, a model and a metrics registry in, a running [`Server`] out.
 //!
-//! `guard` lets requests in, `score` and `perspective` answer those with texts, and what only shows something is answered here.
+//! `connection` carries requests, over `tls` when asked to, `guard` lets them in, `score` and `perspective` answer those with texts, and what only shows something is answered here.
 
+mod connection;
 mod error;
 mod guard;
 mod perspective;
 mod score;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -31,8 +33,10 @@ use crate::config::{HttpSettings, InputSettings};
 use crate::metrics::Metrics;
 use crate::models::ModelHandle;
 use crate::scoring::{Model, Scratch};
+use connection::Limits;
 use error::ApiError;
 use guard::Token;
+pub use tls::TlsError;
 
 /// Says whether the service takes messages, or in a few words of ours why not; asked at each `GET /ready`.
 pub type ReadyCheck = Arc<dyn Fn() -> Result<(), &'static str> + Send + Sync>;
@@ -50,6 +54,8 @@ pub enum HttpError {
     TokenFile { path: PathBuf, source: io::Error },
     #[error("token file {} is empty", path.display())]
     EmptyToken { path: PathBuf },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 impl HttpError {
@@ -69,6 +75,7 @@ impl HttpError {
             HttpError::EmptyToken { .. } => {
                 "write one line into it, such as the output of `openssl rand -hex 32`, or leave http.token_file empty to ask for none"
             }
+            HttpError::Tls(error) => error.hint(),
         }
     }
 }
@@ -78,7 +85,7 @@ impl HttpError {
 pub struct Server {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
-    task: JoinHandle<io::Result<()>>,
+    task: JoinHandle<()>,
 }
 
 impl Server {
@@ -115,7 +122,10 @@ pub async fn start(
     metrics: Metrics,
     ready: ReadyCheck,
 ) -> Result<Server, HttpError> {
-    let token = Token::read(&settings.token_file)?;
+    // Token and certificates first: a server that would refuse everybody does not take the port.
+    let tls = tls::acceptor(settings)?;
+    let asks_who = !settings.token_file.is_empty() || !settings.tls_client_ca.is_empty();
+    let router = router(settings, input, model, registry, metrics, ready)?;
     let listener = TcpListener::bind(settings.http.as_str()).await.map_err(|source| {
         let address = settings.http.clone();
         match source.kind() {
@@ -126,31 +136,49 @@ pub async fn start(
     })?;
     let address =
         listener.local_addr().map_err(|source| HttpError::Listen { address: settings.http.clone(), source })?;
-    if !address.ip().is_loopback() && token.is_none() {
-        warn!(%address, "http is open to other machines and asks for no token; set http.token_file");
+    if !address.ip().is_loopback() && !asks_who {
+        warn!(%address, "http is open to other machines and asks for no token; set http.token_file or http.tls_client_ca");
     }
+    let (stop, stopped) = oneshot::channel::<()>();
+    info!(%address, tls = tls.is_some(), "http listening");
+    let limits = Limits::new(settings);
+    // A dropped sender stops the server as well.
+    let task = tokio::spawn(connection::serve(listener, router, tls, limits, async { drop(stopped.await) }));
+    Ok(Server { address, stop, task })
+}
+
+/// What the server does with a request, without a socket: a tower service that takes requests and gives answers. Fails when the token
+/// file cannot be read. Call it inside a tokio runtime.
+pub fn router(
+    settings: &HttpSettings,
+    input: &InputSettings,
+    model: ModelHandle,
+    registry: Registry,
+    metrics: Metrics,
+    ready: ReadyCheck,
+) -> Result<Router, HttpError> {
     let app = Arc::new(App {
         model,
         registry,
         metrics,
         ready,
-        token,
+        token: Token::read(&settings.token_file)?,
         timeout: Duration::from_millis(settings.timeout_ms),
         requests: Arc::new(Semaphore::new(settings.max_requests.clamp(1, Semaphore::MAX_PERMITS))),
         max_requests: settings.max_requests,
+        max_texts: settings.max_texts,
         max_body_bytes: settings.max_body_bytes,
         input: input.clone(),
         scratches: Mutex::new(Vec::new()),
         page_policy: page_policy(),
     });
-    let router = router(app, settings.max_body_bytes);
-    let (stop, stopped) = oneshot::channel::<()>();
-    let task = tokio::spawn(async move {
-        // A dropped sender stops the server as well.
-        axum::serve(listener, router).with_graceful_shutdown(async { drop(stopped.await) }).await
-    });
-    info!(%address, "http listening");
-    Ok(Server { address, stop, task })
+    let router = ROUTES.iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods()));
+    Ok(router
+        .fallback(async |uri: Uri| ApiError::no_route(uri.path()))
+        .method_not_allowed_fallback(async || ApiError::wrong_method())
+        .layer(DefaultBodyLimit::max(settings.max_body_bytes))
+        .layer(from_fn_with_state(Arc::clone(&app), guard::guard))
+        .with_state(app))
 }
 
 /// What every handler sees.
@@ -163,6 +191,7 @@ struct App {
     timeout: Duration,
     requests: Arc<Semaphore>,
     max_requests: usize,
+    max_texts: usize,
     max_body_bytes: usize,
     input: InputSettings,
     /// Scratch memory between requests; never more pieces than requests at once.
@@ -219,16 +248,6 @@ const ROUTES: [(&str, Methods); 9] = [
 /// The paths that the server answers.
 pub fn routes() -> impl Iterator<Item = &'static str> {
     ROUTES.iter().map(|&(path, _)| path)
-}
-
-fn router(app: Arc<App>, max_body_bytes: usize) -> Router {
-    let router = ROUTES.iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods()));
-    router
-        .fallback(async |uri: Uri| ApiError::no_route(uri.path()))
-        .method_not_allowed_fallback(async || ApiError::wrong_method())
-        .layer(DefaultBodyLimit::max(max_body_bytes))
-        .layer(from_fn_with_state(Arc::clone(&app), guard::guard))
-        .with_state(app)
 }
 
 const PAGE: &str = include_str!("page.html");

@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 use super::App;
 use super::error::{self, ApiError};
 use super::guard::Slot;
+use super::score::read_json;
+use crate::config::InputSettings;
 use crate::scoring::{Abstained, Scored, Signal};
 
 /// Attributes by name. `IDENTITY_ATTACK` ("negative or hateful comments targeting someone because of their identity") is our `attack`;
@@ -108,7 +110,7 @@ pub async fn analyze(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refusal> {
     let body = body.map_err(|rejection| ApiError::body(&rejection, app.max_body_bytes))?;
-    let request = read_request(&body, app.input.max_bytes)?;
+    let request = read_request(&body, &app.input)?;
     let lang = match &request.languages[..] {
         [lang] => Some(lang.clone()),
         _ => None,
@@ -118,8 +120,8 @@ pub async fn analyze(
     answer(&request, &scored)
 }
 
-fn read_request(body: &[u8], max_bytes: usize) -> Result<Request, Refusal> {
-    let value: Value = serde_json::from_slice(body).map_err(|error| ApiError::not_json(&error))?;
+fn read_request(body: &[u8], input: &InputSettings) -> Result<Request, Refusal> {
+    let value = read_json(body, input)?;
     // The error's own words would repeat values of the request.
     let request: Request = serde_json::from_value(value).map_err(|_| {
         let hint = r#"send {"comment": {"text": "…"}, "requestedAttributes": {"IDENTITY_ATTACK": {}}}"#;
@@ -141,9 +143,9 @@ fn read_request(body: &[u8], max_bytes: usize) -> Result<Request, Refusal> {
             return Err(Refusal::new(message, "leave scoreType out, or send PROBABILITY", None));
         }
     }
-    if request.comment.text.len() > max_bytes {
-        let details = json!({"errorType": "COMMENT_TOO_LONG", "commentTooLongError": {"maxLength": max_bytes}});
-        let hint = format!("send at most {max_bytes} bytes, or raise input.max_bytes");
+    if request.comment.text.len() > input.max_bytes {
+        let details = json!({"errorType": "COMMENT_TOO_LONG", "commentTooLongError": {"maxLength": input.max_bytes}});
+        let hint = format!("send at most {} bytes, or raise input.max_bytes", input.max_bytes);
         return Err(Refusal::new("Comment is too long", hint, Some(details)));
     }
     Ok(request)

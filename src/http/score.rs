@@ -16,8 +16,12 @@ use super::App;
 use super::error::ApiError;
 use super::guard::Slot;
 use crate::config::InputSettings;
+use crate::depth::nests_deeper_than;
 use crate::record::ScoreRecord;
 use crate::scoring::{Model, Scratch};
+
+/// What `serde_json` reads by recursion at most, a limit of its own.
+const DEEPEST_JSON: usize = 127;
 
 /// A text to score, as a client asked for it.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,13 +72,19 @@ async fn answer(
 ) -> Result<Response, ApiError> {
     let body = body.map_err(|rejection| ApiError::body(&rejection, app.max_body_bytes))?;
     let about = about.map(|Query(about)| about).unwrap_or_default();
-    let asked = read_body(&headers, about, &body, &app.input)?;
+    let asked = read_body(&headers, about, &body, &app.input, app.max_texts)?;
     let job = move |model: &Model, scratch: &mut Scratch| write_records(&asked, explain, model, scratch);
     let json = app.work(slot, body.len(), job).await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
 
-fn read_body(headers: &HeaderMap, about: About, body: &[u8], input: &InputSettings) -> Result<Body, ApiError> {
+fn read_body(
+    headers: &HeaderMap,
+    about: About,
+    body: &[u8],
+    input: &InputSettings,
+    max_texts: usize,
+) -> Result<Body, ApiError> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let media_type = content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     let is_json = media_type == "application/json" || media_type.ends_with("+json");
@@ -90,11 +100,10 @@ fn read_body(headers: &HeaderMap, about: About, body: &[u8], input: &InputSettin
             r#"send {"text": "…"} with `content-type: application/json`, or the bare text with `content-type: text/plain`"#,
         ));
     }
-    let value: Value = serde_json::from_slice(body).map_err(|error| ApiError::not_json(&error))?;
-    match value {
-        Value::Array(items) => many(items, input),
+    match read_json(body, input)? {
+        Value::Array(items) => many(items, input, max_texts),
         Value::Object(mut object) => match object.remove("texts") {
-            Some(Value::Array(items)) => many(items, input),
+            Some(Value::Array(items)) => many(items, input, max_texts),
             Some(_) => Err(unprocessable("`texts` is not an array")),
             None => one(&object, input, None).map(Body::One),
         },
@@ -102,7 +111,19 @@ fn read_body(headers: &HeaderMap, about: About, body: &[u8], input: &InputSettin
     }
 }
 
-fn many(items: Vec<Value>, input: &InputSettings) -> Result<Body, ApiError> {
+/// Reads a body as JSON that nests no deeper than the settings allow.
+pub fn read_json(body: &[u8], input: &InputSettings) -> Result<Value, ApiError> {
+    let deepest = input.max_depth.min(DEEPEST_JSON);
+    if nests_deeper_than(body, deepest) {
+        return Err(ApiError::too_deep(deepest));
+    }
+    serde_json::from_slice(body).map_err(|error| ApiError::not_json(&error))
+}
+
+fn many(items: Vec<Value>, input: &InputSettings, max_texts: usize) -> Result<Body, ApiError> {
+    if items.len() > max_texts {
+        return Err(ApiError::too_many_texts(items.len(), max_texts));
+    }
     let asked = items.iter().enumerate().map(|(index, item)| match item {
         Value::String(text) => asked(text, None, None, input, Some(index)),
         Value::Object(object) => one(object, input, Some(index)),
@@ -223,7 +244,7 @@ mod tests {
         };
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-        let found = match read_body(&headers, About::default(), body, &input) {
+        let found = match read_body(&headers, About::default(), body, &input, 3) {
             Ok(Body::One(one)) => Ok(vec![one.text]),
             Ok(Body::Many(many)) => Ok(many.into_iter().map(|one| one.text).collect()),
             Err(error) => Err(error.status.as_u16()),
@@ -255,5 +276,6 @@ mod tests {
         check("application/json", br#"{"text":"a","id":[]}"#, Err(422));
         check("text/plain", &[b'a'; 41], Err(413));
         check("application/json", "[".repeat(100_000).as_bytes(), Err(400));
+        check("application/json", br#"["a","b","c","d"]"#, Err(413));
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -21,6 +22,10 @@ pub const FORMAT_VERSION: u32 = 1;
 const N_FIXED_BYTES: usize = 8 + 4 + 32 + 8 + 8;
 /// No header or table is larger than this once it is unpacked.
 const MOST_UNPACKED_BYTES: u64 = 512 << 20;
+/// Units between 2^-60 and 2^20 keep every margin finite.
+const UNITS: RangeInclusive<f64> = 1.0 / (1u64 << 60) as f64..=(1u64 << 20) as f64;
+/// No honest calibration has a number beyond this; far beyond, infinities meet and a score is no number.
+const LARGEST_CALIBRATION: f64 = 1e6;
 const N_FEATURE_BYTES: usize = 8 + 2 + 2 * N_SIGNALS;
 
 /// Why a model file is refused.
@@ -197,6 +202,9 @@ impl Artifact {
         if !header.unit.iter().all(|unit| unit.is_normal() && *unit > 0.0 && unit.to_bits() << 12 == 0) {
             return bad("units are not powers of two");
         }
+        if !header.unit.iter().all(|unit| UNITS.contains(unit)) {
+            return bad("units are out of range");
+        }
         if !header.family_scale.iter().all(|scale| (0.0..=16.0).contains(scale)) {
             return bad("family scales are out of range");
         }
@@ -298,11 +306,14 @@ fn read_head(header: &Header, language: &str) -> Result<LanguageHead, ArtifactEr
             head.document.bias,
             head.document.per_log2_passages,
         ];
-        if !numbers.iter().all(|number| number.is_finite())
+        if !numbers.iter().all(|number| number.abs() <= LARGEST_CALIBRATION)
             || head.thresholds.low.is_nan()
             || head.thresholds.high.is_nan()
         {
-            return Err(ArtifactError::Header(format!("calibration of {language} {} is not finite", signal.as_str())));
+            return Err(ArtifactError::Header(format!(
+                "calibration of {language} {} is out of range",
+                signal.as_str()
+            )));
         }
         heads.push(*head);
     }

@@ -108,7 +108,8 @@ fn cut_long(text: &str, range: Range<usize>) -> Vec<Range<usize>> {
             close(&mut part, &mut words_in_part);
             continue;
         }
-        if words_in_part > 0 && (words_in_part + n_sentence_words > MOST_WORDS || words_in_part >= words_per_part) {
+        let is_full = words_in_part + n_sentence_words > MOST_WORDS || words_in_part >= words_per_part;
+        if (words_in_part > 0 && is_full) || part.len() + sentence.len() > MOST_BYTES {
             close(&mut part, &mut words_in_part);
         }
         part.end += sentence.len();
@@ -238,6 +239,15 @@ mod tests {
         let text = "Voici une phrase de sept mots. ".repeat(60);
         let found = texts(&text);
         assert!(found.len() >= 2 && found.iter().all(|p| count_words(p) <= MOST_WORDS && p.ends_with('.')));
+    }
+
+    #[test]
+    fn sentences_of_endless_words_make_no_endless_passage() {
+        // Found by fuzzing: few words, each sentence short enough, both together not.
+        let text = format!("{}. {}. {}", "X".repeat(3900), "Y".repeat(3900), "Voici une phrase. ".repeat(40));
+        let found = texts(&text);
+        assert!(found.iter().all(|passage| passage.len() <= MOST_BYTES), "{:?}", found.iter().map(|p| p.len()));
+        assert_eq!(found.iter().map(|passage| count_words(passage)).sum::<usize>(), count_words(&text));
     }
 
     proptest! {

@@ -13,6 +13,7 @@ use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::config::InputSettings;
+use crate::depth::nests_deeper_than;
 
 /// Why a record became a dead letter. The closed set of the `vigie-reason` header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -292,34 +293,6 @@ fn kind(json: &RawValue) -> &'static str {
 fn place(error: &serde_json::Error) -> String {
     let what = if error.is_eof() { "unexpected end" } else { "invalid JSON" };
     format!("{what} at line {} column {}", error.line(), error.column())
-}
-
-/// Counts brackets outside of strings. Our own reading skips nested values without recursion; whoever reads the record next may not.
-fn nests_deeper_than(json: &[u8], limit: usize) -> bool {
-    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
-    for &byte in json {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
-        match byte {
-            b'"' => in_string = true,
-            b'{' | b'[' => {
-                depth += 1;
-                if depth > limit {
-                    return true;
-                }
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    false
 }
 
 #[cfg(test)]

@@ -4,15 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Module and what it may import of this crate.
-const TABLE: [(&str, &[&str]); 9] = [
+const TABLE: [(&str, &[&str]); 10] = [
     ("scoring", &["scoring"]),
     ("record", &["record", "scoring"]),
     ("config", &["config"]),
+    ("depth", &["depth"]),
     ("metrics", &["metrics", "scoring"]),
     ("shutdown", &["shutdown"]),
     ("models", &["models", "scoring", "metrics", "config", "shutdown"]),
-    ("stream", &["stream", "scoring", "models", "metrics", "config", "record", "shutdown"]),
-    ("http", &["http", "scoring", "models", "metrics", "config", "record", "shutdown"]),
+    ("stream", &["stream", "scoring", "models", "metrics", "config", "depth", "record", "shutdown"]),
+    ("http", &["http", "scoring", "models", "metrics", "config", "depth", "record", "shutdown"]),
     ("training", &["scoring", "models"]),
 ];
 

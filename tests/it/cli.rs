@@ -101,6 +101,7 @@ fn wrong_calls_and_settings_say_what_is_meant() {
     show("no such file", &mut vigie(&["serve", "--config", "/nowhere/vigie.toml"]));
     show("wrong choice", &mut vigie(&["serve", "--delivery", "exactly_once"]));
     show("wrong address", &mut vigie(&["serve", "--http", "9464"]));
+    show("half of TLS", vigie(&["serve", "--http", "127.0.0.1:0", "--log", "error"]).env("VIGIE_TLS_KEY", "key.pem"));
     show("property without a value", &mut vigie(&["serve", "-X", "security.protocol"]));
     show("secret that can't be read", &mut vigie(&["serve", "-X", "sasl.password=@/nowhere/secret"]));
     show("misspelt property", &mut vigie(&["serve", "--http", "off", "--log", "error", "-X", "securty.protocol=SSL"]));

@@ -214,6 +214,36 @@ fn the_metrics_page_and_the_dashboard_miss_no_metric() {
     assert_eq!(shown, declared.into_keys().collect());
 }
 
+/// The lines under `NAME:` of a YAML text, as deep as they stand under it.
+fn block<'a>(yaml: &'a str, name: &str) -> Vec<&'a str> {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let mut lines = yaml.lines().skip_while(|line| line.trim_start() != format!("{name}:"));
+    let outer = indent(lines.next().unwrap_or_else(|| panic!("no {name}")));
+    lines.take_while(|line| line.is_empty() || indent(line) > outer).map(str::trim).collect()
+}
+
+#[test]
+fn the_container_is_not_root_and_cannot_write() {
+    let compose = fs::read_to_string(root("docker-compose.yml")).unwrap();
+    let services = compose.split("\nservices:").nth(1).unwrap();
+    let vigie = block(services, "vigie");
+    for line in ["read_only: true", "cap_drop: [ALL]", "security_opt: [\"no-new-privileges:true\"]"] {
+        assert!(vigie.contains(&line), "{line} is not in {vigie:#?}");
+    }
+    assert!(!vigie.iter().any(|line| line.starts_with("privileged") || line.starts_with("user:")));
+    let volumes = vigie.iter().find(|line| line.starts_with("volumes:")).unwrap();
+    assert!(volumes.split(',').all(|volume| volume.contains(":ro")), "{volumes}");
+
+    let dockerfile = fs::read_to_string(root("deploy/Dockerfile")).unwrap();
+    let last_stage = dockerfile.rsplit("\nFROM ").next().unwrap();
+    let users: Vec<u32> = last_stage
+        .lines()
+        .filter_map(|line| line.strip_prefix("USER "))
+        .map(|user| user.parse().expect("a number, so that Kubernetes sees that it is not root"))
+        .collect();
+    assert!(users.last().is_some_and(|&user| user != 0), "{users:?}");
+}
+
 #[test]
 fn the_dashboard_draws_from_one_data_source_and_its_panels_do_not_overlap() {
     let dashboard = fs::read_to_string(root("deploy/grafana/dashboards/vigie.json")).unwrap();

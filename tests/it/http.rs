@@ -10,7 +10,7 @@ use base64::Engine;
 use prometheus::Registry;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use vigie::config::{HttpSettings, InputSettings};
+use vigie::config::{HttpSettings, InputSettings, Settings};
 use vigie::http::{self, HttpError, Server};
 use vigie::metrics::Metrics;
 use vigie::models::ModelHandle;
@@ -23,10 +23,10 @@ const LONG: &str = "Mardi, la ministre a dénoncé la hausse des messages antis�
     « Les juifs tiennent les banques, tout le monde le sait », disait l'un d'eux, vu plus de mille fois avant d'être \
     retiré par les équipes de modération, qui parlent d'un retard dû au week-end et promettent d'aller plus vite.";
 
-struct Running {
+pub struct Running {
     server: Option<Server>,
     runtime: tokio::runtime::Runtime,
-    address: SocketAddr,
+    pub address: SocketAddr,
     agent: ureq::Agent,
     ready: Arc<AtomicBool>,
     model: ModelHandle,
@@ -56,13 +56,13 @@ impl Answer {
     }
 }
 
-fn settings() -> HttpSettings {
+pub fn settings() -> HttpSettings {
     HttpSettings {
         http: "127.0.0.1:0".to_owned(),
         max_body_bytes: 100_000,
         timeout_ms: 20_000,
         max_requests: 8,
-        token_file: String::new(),
+        ..Settings::defaults().http
     }
 }
 
@@ -76,7 +76,7 @@ fn input() -> InputSettings {
     }
 }
 
-fn try_start(settings: &HttpSettings) -> Result<Running, HttpError> {
+pub fn try_start(settings: &HttpSettings) -> Result<Running, HttpError> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let registry = Registry::new();
     let metrics = Metrics::register(&registry).unwrap();
@@ -90,7 +90,7 @@ fn try_start(settings: &HttpSettings) -> Result<Running, HttpError> {
     Ok(Running { address: server.local_address(), server: Some(server), runtime, agent, ready, model })
 }
 
-fn start(settings: HttpSettings) -> Running {
+pub fn start(settings: HttpSettings) -> Running {
     try_start(&settings).unwrap()
 }
 
@@ -143,7 +143,7 @@ fn check_schema(openapi: &Value, name: &str, value: &Value) {
     assert!(errors.is_empty(), "{name}: {errors:?} in {value:#}");
 }
 
-fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !done() {
         assert!(Instant::now() < deadline, "{what}");
@@ -261,6 +261,8 @@ fn broken_requests_are_refused_without_repeating_them() {
     check("application/json", br#"{"text": ["secret"]}"#, 422);
     check("application/json", br#"[{"text": "fine"}, {"text": {"secret": 1}}]"#, 422);
     check("application/json", &[b'['; 50_000], 400);
+    check("application/json", format!("{}\"secret\"{}", "[".repeat(65), "]".repeat(65)).as_bytes(), 400);
+    check("application/json", json!(vec!["secret"; 1001]).to_string().as_bytes(), 413);
     check("text/plain", &[b'a'; 80_001], 413);
     check("text/plain", &[b'a'; 100_001], 413);
 }
@@ -460,6 +462,12 @@ fn a_perspective_client_gets_the_same_scores() {
     );
     refused(json!({"comment": {"text": LIE}, "requestedAttributes": {}}), Some("NO_ATTRIBUTES"));
     refused(json!({"comment": LIE}), None);
+    let deep: Value = serde_json::from_str(&format!("{}{}", "[".repeat(63), "]".repeat(63))).unwrap();
+    let mut request = ask(LIE, "VIGIE_ATTACK");
+    request["context"] = deep.clone();
+    assert_eq!(analyze(request.clone()).0, 200);
+    request["context"] = json!([deep]);
+    refused(request, None);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod architecture;
 mod cli;
+mod connection;
 mod core;
 mod deploy;
 mod functional;

@@ -71,13 +71,7 @@ fn settings(cluster: &Cluster) -> Settings {
             drain_timeout_ms: 10_000,
         },
         model: ModelSettings { model: String::new(), registry: "models".into() },
-        http: HttpSettings {
-            http: "off".to_owned(),
-            max_body_bytes: 1 << 20,
-            timeout_ms: 1000,
-            max_requests: 1,
-            token_file: String::new(),
-        },
+        http: HttpSettings { http: "off".to_owned(), ..Settings::defaults().http },
         log: LogSettings { log: "info".to_owned(), log_format: LogFormat::Text },
     }
 }
