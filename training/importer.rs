@@ -50,6 +50,13 @@ struct SetSource {
     weight: f64,
     #[serde(default)]
     annotated_weight: f64,
+    /// The part of the report that rows which we have read are measured in.
+    #[serde(default = "real")]
+    measured_in: String,
+}
+
+fn real() -> String {
+    "real".to_owned()
 }
 
 fn yes() -> bool {
@@ -90,6 +97,8 @@ pub struct Imported {
     pub origin: Origin,
     /// May its text go into a model?
     pub trainable: bool,
+    /// The part of the report that it is measured in.
+    pub measured_in: String,
     /// Its source's own labels, where we have read the row too.
     pub source_labels: BTreeMap<String, u8>,
     /// A second reader's labels, where there was one.
@@ -144,6 +153,7 @@ impl Import {
             passage,
             origin: Origin::Own,
             trainable: true,
+            measured_in: "corpus".to_owned(),
             source_labels: BTreeMap::new(),
             second_labels: None,
         }));
@@ -183,6 +193,7 @@ impl Import {
                     passage,
                     origin: Origin::Own,
                     trainable: true,
+                    measured_in: "corpus".to_owned(),
                     source_labels: BTreeMap::new(),
                     second_labels: None,
                 });
@@ -225,6 +236,7 @@ impl Import {
                     second_labels = rest.first().map(|second| second.labels.clone());
                     Origin::Annotated
                 }
+                _ if source_labels.is_empty() && !set.train => continue,
                 _ if source_labels.is_empty() => {
                     passage.weight = 0.0;
                     Origin::Unlabelled
@@ -235,7 +247,14 @@ impl Import {
                     Origin::Public
                 }
             };
-            self.rows.push(Imported { passage, origin, trainable: set.train, source_labels, second_labels });
+            self.rows.push(Imported {
+                passage,
+                origin,
+                trainable: set.train,
+                measured_in: set.measured_in.clone(),
+                source_labels,
+                second_labels,
+            });
         }
         if set.train {
             self.sources.push(TrainingSource {

@@ -76,11 +76,15 @@ pub fn figures_of<'a>(passages: impl Iterator<Item = (&'a Passage, [f64; N_SIGNA
     columns.into_iter().map(|(signal, (scores, labels))| (signal, figures(&scores, &labels))).collect()
 }
 
-/// The parts of the report that a test row belongs to: our corpus or real rows, and its language.
-pub fn parts_of(row: &Imported) -> [String; 4] {
-    let origin = if row.origin == Origin::Own { "corpus" } else { "real" };
+/// The parts of the report that a test row belongs to: our corpus, real rows or another part that the mapping file names, and its language.
+pub fn parts_of(row: &Imported) -> Vec<String> {
     let lang = &row.passage.lang;
-    [format!("{origin} {lang}"), format!("{origin} all"), format!("both {lang}"), "both all".to_owned()]
+    match row.measured_in.as_str() {
+        origin @ ("corpus" | "real") => {
+            vec![format!("{origin} {lang}"), format!("{origin} all"), format!("both {lang}"), "both all".to_owned()]
+        }
+        apart => vec![format!("{apart} {lang}")],
+    }
 }
 
 /// All slices of the test part, by kind in the order of the report.
@@ -108,8 +112,12 @@ pub fn slices(measured: &[Measured], documents: Slice) -> Vec<Slice> {
 /// Every slice that a test row is in, with the places of kind and name in the report.
 fn slices_of(row: &Imported) -> Vec<(usize, (&'static str, usize, String))> {
     let passage = &row.passage;
-    let order = if row.origin == Origin::Own { [0, 1, 4, 5] } else { [2, 3, 4, 5] };
-    let parts = order.into_iter().zip(parts_of(row));
+    let order: &[usize] = match row.measured_in.as_str() {
+        "corpus" => &[0, 1, 4, 5],
+        "real" => &[2, 3, 4, 5],
+        _ => &[6],
+    };
+    let parts = order.iter().copied().zip(parts_of(row));
     let mut found: Vec<_> = parts.map(|(order, part)| (0, ("part", order, part))).collect();
     if row.origin != Origin::Own {
         found.push((1, ("set", 0, format!("{} {}", passage.source, passage.lang))));

@@ -34,14 +34,15 @@ pub struct Place {
     pub unit: u64,
 }
 
-/// Parts all rows. Contrast sets, articles, neighbours in a file and near-duplicates are never parted.
+/// Parts all rows. Contrast sets, articles, neighbours in a file that are in neither, and near-duplicates are never parted.
 pub fn split(rows: &[Imported]) -> Vec<Place> {
     let mut parent: Vec<usize> = (0..rows.len()).collect();
     let mut first_of: BTreeMap<String, usize> = BTreeMap::new();
     let mut in_file: BTreeMap<&str, usize> = BTreeMap::new();
     for (index, row) in rows.iter().enumerate() {
         let mut keys = vec![row.passage.unit().to_owned()];
-        if row.origin == Origin::Own {
+        // What is in no set or article has only its neighbours; blocks over sets would chain whole files together.
+        if row.origin == Origin::Own && row.passage.unit() == row.passage.id {
             let position = in_file.entry(&row.passage.source).or_default();
             keys.push(format!("{} block {}", row.passage.source, *position / NEIGHBOURS));
             *position += 1;
@@ -109,7 +110,14 @@ mod tests {
         let mut passage = passage(id, text, &[("attack", 0)]);
         passage.set = set.map(str::to_owned);
         passage.source = id.to_owned();
-        Imported { passage, origin: Origin::Own, trainable: true, source_labels: BTreeMap::new(), second_labels: None }
+        Imported {
+            passage,
+            origin: Origin::Own,
+            trainable: true,
+            measured_in: "corpus".to_owned(),
+            source_labels: BTreeMap::new(),
+            second_labels: None,
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Says which words made a score: the walk of a passage and its margins in, spans of the original text out.
 //!
-//! Every contribution of a linear model belongs to the words at the ends of its n-gram. Neighbouring words that pull the same way make one
-//! span; a handful of spans is shown and the others are added up, so that bias + spans + other + rest is the margin to the last bit.
+//! Every contribution of a linear model belongs to the words at the ends of its n-gram, of a function word and another to the other.
+//! Neighbouring words that pull the same way make one span; a handful of spans is shown and the others are added up, so that bias + spans + other + rest is the margin to the last bit.
 
 use serde::Serialize;
 
@@ -13,6 +13,9 @@ use super::signals::Signal;
 const MOST_SPANS: usize = 5;
 /// A word joins its neighbour's span when it pulls the same way with at least this share of the strongest word.
 const JOINING_SHARE: i64 = 6;
+
+/// So many function words may stand between two words of a span.
+const MOST_FILLERS: usize = 2;
 
 /// Words of the original text (bytes `start..end`) and what they add to the margin.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -45,7 +48,14 @@ pub(super) fn explain(
     signal: Signal,
     offset: usize,
 ) -> Explanation {
-    let mut by_token = vec![0i64; scratch.tokens.tokens.len()];
+    let tokens = &scratch.tokens.tokens;
+    // Function words explain nothing alone: what they add goes to the word at the other end, and they only stand inside a span.
+    let is_plain = |index: usize| tokens[index].is_unclassed() && model.lexicon.is_function_word(tokens[index].hash);
+    let mut is_filler: Vec<bool> = (0..tokens.len()).map(is_plain).collect();
+    if !is_filler.contains(&false) {
+        is_filler.fill(false);
+    }
+    let mut by_token = vec![0i64; tokens.len()];
     let mut rest = 0;
     scratch.tokens.walk(&model.classes, |feature| {
         let Some(contribution) = model.contribution(&feature, margins, signal) else { return };
@@ -53,28 +63,37 @@ pub(super) fn explain(
             rest += contribution;
             return;
         }
-        let half = contribution / 2;
-        by_token[feature.first as usize] += contribution - half;
-        by_token[feature.last as usize] += half;
+        let (first, last) = (feature.first as usize, feature.last as usize);
+        let to_first = match (is_filler[first], is_filler[last]) {
+            (true, false) => 0,
+            (false, true) => contribution,
+            _ => contribution - contribution / 2,
+        };
+        by_token[first] += to_first;
+        by_token[last] += contribution - to_first;
     });
     let strongest = by_token.iter().map(|c| c.abs()).max().unwrap_or(0);
     let mut groups: Vec<(usize, usize, i64)> = Vec::new();
     for (index, &contribution) in by_token.iter().enumerate() {
-        let is_strong = contribution.abs() * JOINING_SHARE >= strongest && contribution != 0;
+        if is_filler[index] || contribution == 0 || contribution.abs() * JOINING_SHARE < strongest {
+            continue;
+        }
         match groups.last_mut() {
-            Some((_, last, sum)) if is_strong && *last + 1 == index && sum.signum() == contribution.signum() => {
+            Some((_, last, sum))
+                if sum.signum() == contribution.signum()
+                    && index - *last <= 1 + MOST_FILLERS
+                    && is_filler[*last + 1..index].iter().all(|filler| *filler) =>
+            {
+                *sum += by_token[*last + 1..=index].iter().sum::<i64>();
                 *last = index;
-                *sum += contribution;
             }
-            _ if is_strong => groups.push((index, index, contribution)),
-            _ => {}
+            _ => groups.push((index, index, contribution)),
         }
     }
     groups.sort_by_key(|&(first, _, sum)| (std::cmp::Reverse(sum.abs()), first));
     groups.truncate(MOST_SPANS);
     let shown: i64 = groups.iter().map(|group| group.2).sum();
     let all: i64 = by_token.iter().sum();
-    let tokens = &scratch.tokens.tokens;
     let spans = groups
         .into_iter()
         .map(|(first, last, sum)| {

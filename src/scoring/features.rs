@@ -13,7 +13,7 @@ use super::lexicon::{ClassSet, Lexicon, combine, fold_into, word_hash};
 use super::normalize::NormalizedText;
 
 /// Changes with every change to this file that changes a feature.
-pub const FEATURE_SPEC_VERSION: u32 = 1;
+pub const FEATURE_SPEC_VERSION: u32 = 2;
 
 /// A family of features; each has its own norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +51,13 @@ pub struct Token {
     letters: (u32, u32),
     classes: ClassSet,
     flags: u8,
+}
+
+impl Token {
+    /// True for a word in no class of the lexicon.
+    pub fn is_unclassed(&self) -> bool {
+        self.classes == 0
+    }
 }
 
 const IN_QUOTES: u8 = 1;
@@ -104,9 +111,15 @@ impl TokenText {
         let chars = &text.chars[from..to];
         let mut in_quotes = false;
         let mut sentence_start = 0;
+        let mut line_starts = true;
         let mut at = 0;
         while at < chars.len() {
             let c = chars[at].c;
+            // `> ` before a line quotes it, in mail, forums and Markdown.
+            if std::mem::replace(&mut line_starts, c == '\n') && c == '>' {
+                in_quotes = true;
+                self.n_quotes += 1;
+            }
             if c.is_alphanumeric() {
                 let end = at + chars[at..].iter().position(|u| !u.c.is_alphanumeric()).unwrap_or(chars.len() - at);
                 self.push_token(chars, at, end, from, lexicon, if in_quotes { IN_QUOTES } else { 0 });
@@ -328,6 +341,22 @@ impl TokenText {
                 chain = [chain[1], (token.classes, index as u32)];
             }
         }
+        // What is said around a quotation, and in which sentence.
+        if self.n_quotes > 0 {
+            for (index, token) in tokens.iter().enumerate().filter(|(_, token)| token.flags & IN_QUOTES == 0) {
+                send(124, group_hash(token), span(index, index));
+            }
+        }
+        if let [inner @ .., _] = &self.sentence_ends[..]
+            && let (Some(&first_end), Some(&before_last)) = (inner.first(), inner.last())
+        {
+            for (index, token) in tokens.iter().enumerate().take(first_end as usize) {
+                send(125, group_hash(token), span(index, index));
+            }
+            for (index, token) in tokens.iter().enumerate().skip(before_last as usize) {
+                send(126, group_hash(token), span(index, index));
+            }
+        }
         // What stands anywhere in the text together with what else.
         each_bit(present, |left| {
             let left_at = first_with[left as usize];
@@ -425,6 +454,15 @@ mod tests {
     fn quotes_and_groups_change_the_context() {
         let plain = hashes("les juifs dehors", Family::Context);
         assert_ne!(hashes("« les juifs dehors »", Family::Context), plain);
+        let in_quotes = |text| {
+            let lexicon = small();
+            let mut normalized = NormalizedText::default();
+            normalized.fill(text, &lexicon);
+            let mut tokens = TokenText::default();
+            tokens.fill(&normalized, 0, normalized.chars.len(), &lexicon, &ContextClasses::new(&lexicon));
+            tokens.tokens.iter().map(|token| token.flags & IN_QUOTES != 0).collect::<Vec<_>>()
+        };
+        assert_eq!(in_quotes("&gt; les juifs\nnon 2 > 1"), [true, true, false, false, false]);
         let near = |text| hashes(text, Family::Context).into_iter().collect::<std::collections::HashSet<_>>();
         let shared = near("les juifs dehors").intersection(&near("les arabes dehors")).count();
         assert!(shared > 10, "one group's contexts hold for another: {shared}");

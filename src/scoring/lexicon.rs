@@ -162,6 +162,12 @@ impl Lexicon {
         self.entries.get(&hash).map_or(0, |entry| entry.classes)
     }
 
+    /// True for the commonest words of a language, such as articles and prepositions: one word in 512 or more.
+    pub fn is_function_word(&self, hash: u64) -> bool {
+        const COMMON: u8 = 11;
+        self.log_frequency(hash).iter().any(|&frequency| frequency >= COMMON)
+    }
+
     /// How common a folded word is in each language; zeros for an unknown word.
     pub fn log_frequency(&self, hash: u64) -> [u8; N_LANGUAGES] {
         self.entries.get(&hash).map_or([0; N_LANGUAGES], |entry| entry.log_frequency)

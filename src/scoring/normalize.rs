@@ -1,7 +1,7 @@
 //! Undoes disguises: any text in, plain lower-case characters out, each with the bytes of the original text that it came from.
 //!
-//! In order: compatibility forms and case (Unicode NFKC, UAX #15), invisible characters, look-alikes of other scripts (UTS #39), links and
-//! handles, hashtags cut into words, spaced-out and masked letters, digits used as letters, stretched letters. Accents stay here; the
+//! In order: compatibility forms and case (Unicode NFKC, UAX #15), invisible characters, look-alikes of other scripts (UTS #39), character
+//! references of HTML, links and handles, hashtags cut into words, spaced-out and masked letters, digits used as letters, stretched letters. Accents stay here; the
 //! features fold them and use both forms. Normalizing twice changes nothing more. Time and memory are linear in the length of the text.
 
 use unicode_normalization::UnicodeNormalization;
@@ -44,6 +44,8 @@ pub struct NormalizedText {
 const MOST_COMBINING_MARKS: usize = 4;
 /// Longest word in which disguises are looked for; what is longer is no word.
 const LONGEST_WORD: usize = 40;
+/// Longest name of a character reference, `&` and `;` left out.
+const LONGEST_ENTITY: usize = 8;
 /// Stands for a link; a word of its own so that n-grams see it.
 const LINK: &str = "url";
 /// Stands for a handle.
@@ -66,6 +68,7 @@ impl NormalizedText {
         self.chars.clear();
         self.read_chars(text);
         self.replace_look_alikes();
+        self.decode_entities();
         self.rewrite_words(lexicon);
         self.shorten_runs(lexicon);
     }
@@ -175,7 +178,31 @@ impl NormalizedText {
         }
     }
 
-    /// Step 3: links, handles, hashtags, spaced-out, masked and digit-for-letter words, one word between blanks at a time.
+    /// Step 3: `&gt;`, `&#39;`, `&eacute;` for the characters that they name, also when escaped twice.
+    fn decode_entities(&mut self) {
+        if !self.chars.iter().any(|unit| unit.c == '&') {
+            return;
+        }
+        let chars = std::mem::take(&mut self.chars);
+        let mut entity = String::new();
+        let mut at = 0;
+        while at < chars.len() {
+            let unit = chars[at];
+            if let Some((c, end)) = (unit.c == '&').then(|| entity_at(&chars[at..], &mut entity)).flatten() {
+                self.push(c, unit.start as usize, chars[at + end - 1].end as usize);
+                at += end;
+                continue;
+            }
+            match is_blank(unit.c) {
+                true => self.push(unit.c, unit.start as usize, unit.end as usize),
+                false => self.chars.push(unit),
+            }
+            at += 1;
+        }
+        self.scratch = chars;
+    }
+
+    /// Step 4: links, handles, hashtags, spaced-out, masked and digit-for-letter words, one word between blanks at a time.
     fn rewrite_words(&mut self, lexicon: &Lexicon) {
         let chars = std::mem::take(&mut self.chars);
         let mut out = std::mem::take(&mut self.scratch);
@@ -357,7 +384,7 @@ impl NormalizedText {
         false
     }
 
-    /// Step 4: `looool` → `lol`, `!!!!!!` → `!!!`. A word that is known with a double letter gets it back.
+    /// Step 5: `looool` → `lol`, `!!!!!!` → `!!!`. A word that is known with a double letter gets it back.
     fn shorten_runs(&mut self, lexicon: &Lexicon) {
         let has_runs = self.chars.windows(3).any(|w| w[0].c == w[1].c && w[1].c == w[2].c);
         if !has_runs {
@@ -420,6 +447,27 @@ fn folded(units: impl Iterator<Item = NormalizedChar>) -> String {
 
 fn is_blank(c: char) -> bool {
     c == ' ' || c == '\n'
+}
+
+/// The character that the reference at the start of `chars` names, and where it ends. `&amp;gt;` is `&gt;` escaped once more.
+fn entity_at(chars: &[NormalizedChar], scratch: &mut String) -> Option<(char, usize)> {
+    const ESCAPED: [char; 4] = ['a', 'm', 'p', ';'];
+    let mut from = 1;
+    while chars[from..].iter().map(|unit| unit.c).take(4).eq(ESCAPED) {
+        from += 4;
+    }
+    let n_name = chars[from..].iter().take(LONGEST_ENTITY + 1).position(|unit| unit.c == ';');
+    scratch.clear();
+    scratch.push('&');
+    let name = chars[from..].iter().take(n_name.map_or(0, |n| n + 1)).map(|unit| unit.c);
+    scratch.extend(name.filter(char::is_ascii));
+    let decoded = html_escape::decode_html_entities(scratch);
+    let mut decoded = decoded.chars().fuse();
+    match (decoded.next(), decoded.next()) {
+        (Some(c), None) if scratch.len() > 1 => Some((c, from + n_name? + 1)),
+        _ if from > 1 => Some(('&', from)),
+        _ => None,
+    }
 }
 
 /// Writes `replacement` over the bytes of `word`: its first character gets them all.
@@ -555,6 +603,9 @@ mod tests {
         check("nooooon", "non");
         check("annnnée", "année");
         check("#StopIslam", "stop islam");
+        check("&gt; c&#39;est &eacute;crit &amp; lu", "> c'est écrit & lu");
+        check("&amp;gt; deux fois &amp;amp; R&D & co", "> deux fois & r&d & co");
+        check("a&nbsp; &#x200B;b &unknown; &", "a b &unknown; &");
         check("#lesjuifsdehors", "les juifs dehors");
         check("#stop#islam", "stop islam");
     }
