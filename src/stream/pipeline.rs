@@ -71,6 +71,8 @@ struct State {
     transaction: Option<Transaction>,
     careful: BTreeMap<(i32, i64), Care>,
     lost_transaction: Option<RDKafkaErrorCode>,
+    /// The broker refused a batch of the open transaction.
+    has_gap: bool,
     is_committing: bool,
     last_commit: Option<Instant>,
     paused: bool,
@@ -566,22 +568,29 @@ impl Pipeline {
             // Aborted or given up: comes again, here or elsewhere.
             Err(_) if !is_current => {}
             Err(code) => {
+                // Of several records at fault in one batch brokers say only that they are not valid. Of those that can be changed it is the time.
+                let carries_time = timestamp.filter(|_| letter.carries_timestamp);
+                let named = carries_time.filter(|_| code == RDKafkaErrorCode::InvalidRecord);
                 let remedy = remedy(code);
                 let text = self.settings.input.dead_letter_text;
-                if code == RDKafkaErrorCode::InvalidTimestamp
-                    && letter.carries_timestamp
-                    && let Some(timestamp) = timestamp
-                {
+                let was_alone = match &self.state.transaction {
+                    Some(open) => open.n_messages == 1,
+                    None => was_alone,
+                };
+                // Said of a whole batch it may be another's time.
+                let refused_time = carries_time.filter(|_| was_alone && code == RDKafkaErrorCode::InvalidTimestamp);
+                if let Some(timestamp) = named.or(refused_time) {
                     self.state.refused_times.note(timestamp);
                 }
                 if is_transactional(&self.settings) {
                     self.state.lost_transaction.get_or_insert(code);
+                    self.state.has_gap |= matches!(remedy, Remedy::StepDown | Remedy::TryAlone);
                     let was_purged = matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight);
                     if remedy == Remedy::Stop && !was_purged {
                         return Err(stopped_by(&self.settings, &self.producer, is_dead, code));
                     }
-                    if remedy == Remedy::StepDown || code == RDKafkaErrorCode::InvalidRecord {
-                        let was_alone = self.state.transaction.as_ref().is_some_and(|open| open.n_messages == 1);
+                    let is_suspect = remedy == Remedy::StepDown || code == RDKafkaErrorCode::InvalidRecord;
+                    if is_suspect && named.is_none() {
                         let care = self.state.careful.entry((position.partition, position.offset)).or_default();
                         if was_alone && remedy == Remedy::TryAlone {
                             return Err(stopped_by(&self.settings, &self.producer, is_dead, code));
@@ -596,6 +605,12 @@ impl Pipeline {
                             }
                         }
                     }
+                    return Ok(());
+                }
+                if named.is_some() {
+                    letter.carries_timestamp = false;
+                    self.consumer.report_retriable(code, "records with refused times are sent again with ours");
+                    self.state.suspects.insert(report.ticket, RDKafkaErrorCode::InvalidDifferentRecord);
                     return Ok(());
                 }
                 match remedy {
@@ -780,10 +795,18 @@ impl Pipeline {
 
     /// Takes back the open transaction and reads its records again.
     fn abort_transaction(&mut self) -> Result<(), StreamError> {
+        if self.state.transaction.is_some() {
+            self.producer.abort_transaction(self.give_up()).map_err(lost_producer)?;
+            // By now all is reported: what was refused is known before it is read again.
+            self.hear_reports()?;
+            self.state.transaction = None;
+        }
         self.state.lost_transaction = None;
-        if self.state.transaction.take().is_some() {
-            let give_up = self.give_up();
-            self.producer.abort_transaction(give_up).map_err(lost_producer)?;
+        if std::mem::take(&mut self.state.has_gap) {
+            // A refused batch leaves a gap in librdkafka's numbering, which fails the next transaction too and makes its abort wait 10 s.
+            let renewed = Producer::new(&self.settings, &self.metrics)?;
+            renewed.init_transactions(self.give_up()).map_err(lost_producer)?;
+            std::mem::replace(&mut self.producer, renewed).close();
         }
         self.state.filling_since = None;
         let forgotten = std::mem::take(&mut self.state.filling);

@@ -116,6 +116,12 @@ impl Producer {
         self.inner.purge(PurgeConfig::default().queue().inflight());
     }
 
+    /// Lets go of the client without waiting for it.
+    pub fn close(self) {
+        // Without a thread it is closed here, which takes a moment longer.
+        let _ = std::thread::Builder::new().name("vigie-close".to_owned()).spawn(move || drop(self));
+    }
+
     /// The error that ended the client, if one did.
     pub fn fatal_error(&self) -> Option<(RDKafkaErrorCode, String)> {
         self.inner.client().fatal_error()

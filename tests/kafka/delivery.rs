@@ -260,7 +260,6 @@ fn a_broker_that_dies_and_comes_back_costs_no_message() {
 }
 
 #[test]
-#[ignore = "sensitive to load: make test-faults"]
 fn timestamps_that_the_output_topic_refuses_cost_no_message_and_little_time() {
     const YEAR: i64 = 365 * 24 * 3_600_000;
     let cluster = shared();
