@@ -152,11 +152,13 @@ impl Producer {
     /// Takes back all that was sent since the transaction began.
     pub fn abort_transaction(&self, give_up: impl Fn() -> bool) -> Result<(), TransactionError> {
         // Abort waits for reports of records that are still under way and fails without a poller; the threaded producer is one.
-        retry(give_up, || self.inner.abort_transaction(CALL_TIMEOUT))
+        retry(give_up, || self.inner.abort_transaction(ABORT_TIMEOUT))
     }
 }
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Shorter: librdkafka 2.12 may miss that it got its new epoch, and finds it when it is asked again.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How a transactional call ended when not well.
 #[derive(Debug)]

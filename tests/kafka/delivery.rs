@@ -148,6 +148,28 @@ fn exactly_once_survives_two_kills() {
 }
 
 #[test]
+fn of_two_instances_with_one_transactional_id_one_ends_and_nothing_comes_twice() {
+    let (cluster, road) = (shared(), Road::new(shared(), "doubles"));
+    let options = Options::exactly_once("same");
+    let mut ledger = Ledger::new(cluster, &road, "read_committed");
+    let steady = Sender::new(cluster, &road).go_on(500);
+    let mut doubles = vec![Vigie::start(&road, &options), Vigie::start(&road, &options)];
+    let deadline = Instant::now() + PATIENCE;
+    let ended = loop {
+        if let Some(index) = doubles.iter_mut().position(|double| !double.is_running()) {
+            break doubles.swap_remove(index);
+        }
+        assert!(Instant::now() < deadline, "both live on:\n{}", doubles[0].log_tail());
+        ledger.read_for(Duration::from_millis(50));
+    };
+    assert!(ended.log_text().contains("give each its own"), "{}", ended.log_text());
+    let n_sent = steady.stop().n_sent();
+    ledger.wait_for(n_sent);
+    doubles.remove(0).stop_well();
+    assert_eq!(ledger.settle(n_sent), 0, "scores that came twice");
+}
+
+#[test]
 fn instances_that_join_and_leave_lose_repeat_and_reorder_nothing() {
     let (cluster, road) = (shared(), Road::new(shared(), "members"));
     let mut ledger = Ledger::new(cluster, &road, "read_committed");
