@@ -32,6 +32,8 @@ const BATCH_BYTES: usize = 4 << 20;
 /// How long a full service leaves its membership unpolled before it pauses fetching. Pausing throws away what was fetched ahead, so a short
 /// stop does without; the group would wait minutes.
 const PAUSE_AFTER: Duration = Duration::from_millis(500);
+/// How long nothing may be reported of what was sent before the client is made to look for brokers.
+const SILENCE: Duration = Duration::from_secs(5);
 /// How long the last commit before partitions or the service leave may take. The coordinator is away then; repeats follow.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long leaving the group may take.
@@ -62,6 +64,8 @@ struct State {
     cursor: u64,
     /// Sent and not yet reported.
     n_unreported: usize,
+    /// When a report came last, or nothing was waited for, or we did something about it.
+    last_report: Option<Instant>,
     n_messages: usize,
     n_bytes: usize,
     /// Refused in company of others, with what was said: sent again, one by one where they may be at fault themselves. By ticket.
@@ -538,6 +542,9 @@ impl Pipeline {
     fn hear_reports(&mut self) -> Result<(), StreamError> {
         let mut reports = std::mem::take(&mut self.state.reports);
         self.producer.take_reports(&mut reports);
+        if !reports.is_empty() || self.state.n_unreported == 0 {
+            self.state.last_report = Some(Instant::now());
+        }
         for report in reports.drain(..) {
             self.hear_report(report)?;
         }
@@ -925,6 +932,11 @@ impl Pipeline {
         self.metrics.in_flight.set(i64::try_from(self.state.n_messages).unwrap_or(i64::MAX));
         let is_ready = self.state.has_joined && self.state.is_connected && !self.shutdown.is_requested();
         self.metrics.ready.set(i64::from(is_ready));
+        if self.state.last_report.is_some_and(|at| at.elapsed() >= SILENCE) {
+            debug!(unreported = self.state.n_unreported, "no delivery report for a while, looking for brokers");
+            self.producer.look_for_brokers();
+            self.state.last_report = Some(Instant::now());
+        }
         let Some(statistics) = self.consumer.take_statistics() else { return Ok(()) };
         self.state.is_connected = statistics.is_connected;
         let topic = &self.settings.kafka.input_topic;

@@ -62,6 +62,8 @@ struct Node {
 struct Extras {
     has_sasl: bool,
     has_proxies: bool,
+    /// The topic that transactions need can't be made, as on a single broker with the settings of three.
+    has_no_transactions: bool,
     /// MiB of the last node's disk.
     small_disk: Option<u32>,
 }
@@ -157,6 +159,11 @@ impl Cluster {
     /// Starts nodes that can also be reached through proxies, at [`Cluster::proxied_brokers`].
     pub fn start_with_proxies(n_nodes: usize) -> Cluster {
         Cluster::start_with(n_nodes, Extras { has_proxies: true, ..Extras::default() }).unwrap()
+    }
+
+    /// Starts one node that cannot do transactions.
+    pub fn start_without_transactions() -> Cluster {
+        Cluster::start_with(1, Extras { has_no_transactions: true, ..Extras::default() }).unwrap()
     }
 
     /// Starts three nodes, the last with a disk of so many MiB. Fails with the reason where none can be mounted.
@@ -517,7 +524,7 @@ default.replication.factor={n_replicas}
 min.insync.replicas={n_in_sync}
 offsets.topic.replication.factor={n_replicas}
 offsets.topic.num.partitions=6
-transaction.state.log.replication.factor={n_replicas}
+transaction.state.log.replication.factor={n_transaction_replicas}
 transaction.state.log.min.isr={n_in_sync}
 transaction.state.log.num.partitions=6
 group.initial.rebalance.delay.ms=0
@@ -525,6 +532,7 @@ leader.imbalance.check.interval.seconds=5
 message.max.bytes=8388608
 replica.fetch.max.bytes=8388608
 {sasl}",
+        n_transaction_replicas = if extras.has_no_transactions { n_replicas + 1 } else { n_replicas },
         voters = voters.join(","),
         plain = own.plain,
         sasl = if extras.has_sasl { sasl_properties(folder) } else { String::new() },

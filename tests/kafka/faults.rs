@@ -62,7 +62,7 @@ impl Dice {
 
 type Fault = fn(&mut Suite) -> Row;
 
-const FAULTS: [(&str, &str, Fault); 21] = [
+const FAULTS: [(&str, &str, Fault); 23] = [
     ("SIGKILL of the service at random moments", "at least once", |suite| {
         suite.kills(30, &Options::new().named("a"), false)
     }),
@@ -87,6 +87,12 @@ const FAULTS: [(&str, &str, Fault); 21] = [
         suite.output_refuses(&Options::exactly_once("a"), 200)
     }),
     ("broker and service frozen (SIGSTOP), 3 to 12 s", "at least once", Suite::pauses),
+    ("the only broker frozen (SIGSTOP), 12 s", "at least once", |suite| {
+        suite.only_broker_pauses(&Options::new(), false)
+    }),
+    ("the only broker frozen (SIGSTOP), 12 s", "exactly once", |suite| {
+        suite.only_broker_pauses(&Options::exactly_once("a"), true)
+    }),
     ("network held up or cut between service and brokers", "at least once", |suite| {
         suite.network_pauses(&Options::new(), false)
     }),
@@ -451,6 +457,34 @@ impl Suite {
         held.compare(&service, &mut row);
         service.stop_well();
         row.n_twice = ledger.settle(n_sent);
+        row.slowest = Some(ledger.slowest());
+        row
+    }
+
+    /// A broker that wakes is taken for dead by its own controller and names no broker to those who ask.
+    fn only_broker_pauses(&mut self, options: &Options, is_exact: bool) -> Row {
+        let cluster = Cluster::start(1);
+        let road = Road::new(&cluster, "only");
+        cluster.configure_topic(&road.input, &[("message.timestamp.type", "LogAppendTime")]);
+        let mut ledger = Ledger::new(&cluster, &road, "read_committed");
+        let mut service = Vigie::start_ready(&road, options);
+        let steady = Sender::new(&cluster, &road).go_on(500);
+        let held = Held::by(&mut service);
+        let n_rounds = 3;
+        for _ in 0..n_rounds {
+            cluster.signal(0, "STOP");
+            std::thread::sleep(Duration::from_secs(12));
+            cluster.signal(0, "CONT");
+            let n_so_far = steady.n_sent();
+            ledger.wait_for(n_so_far);
+        }
+        let n_sent = steady.stop().n_sent();
+        ledger.wait_for(n_sent);
+        let mut row = Row { n_rounds, n_messages: n_sent, ..Row::default() };
+        held.compare(&service, &mut row);
+        service.stop_well();
+        row.n_twice = ledger.settle(n_sent);
+        assert!(!is_exact || row.n_twice == 0, "{} scores came twice", row.n_twice);
         row.slowest = Some(ledger.slowest());
         row
     }
