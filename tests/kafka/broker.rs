@@ -17,7 +17,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use super::proxy::Proxy;
 
-const START: Duration = Duration::from_secs(90);
+const START: Duration = Duration::from_secs(240);
 const ADMIN: Duration = Duration::from_secs(30);
 
 /// User of the SASL listener.

