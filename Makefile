@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 MESSAGES ?= 200
 
-.PHONY: demo test test-faults lint doc build train bench help
+.PHONY: demo test test-faults test-soak bench-delivery lint doc build train bench help
 
 help: ## Shows this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,7 +25,15 @@ test: ## Runs every test: unit, integration, training, and against a real Apache
 
 test-faults: ## Runs the long fault suite against three real brokers and writes its table to target/faults.md
 	@deploy/setup.sh test
-	VIGIE_FAULTS_OUT=$(or $(VIGIE_FAULTS_OUT),target/faults.md) cargo test --locked --release --test kafka -- --ignored --nocapture --test-threads 1
+	VIGIE_FAULTS_OUT=$(or $(VIGIE_FAULTS_OUT),target/faults.md) cargo test --locked --release --test kafka -- --ignored --nocapture faults::
+
+test-soak: ## Runs the service at a steady rate for MINUTES (60), fails when anything grows; csv and plot in target/soak
+	@deploy/setup.sh test
+	VIGIE_SOAK_MINUTES=$(or $(MINUTES),60) cargo test --locked --release --test kafka -- --ignored --nocapture soak::
+
+bench-delivery: ## Measures what exactly-once delivery costs and writes the table to target/price.md
+	@deploy/setup.sh test
+	VIGIE_PRICE_OUT=$(or $(VIGIE_PRICE_OUT),target/price.md) cargo test --locked --release --test kafka -- --ignored --nocapture price::
 
 lint: ## Format, clippy with warnings as errors, documentation
 	cargo fmt --check

@@ -60,18 +60,16 @@ impl StreamError {
         matches!(self, StreamError::RefusedProperty { .. } | StreamError::Property { .. })
     }
 
-    /// Says whether a new producer would do. Not one that was fenced: another instance has taken its place.
+    /// Says whether new clients may do. Also after fencing: brokers that die at a bad moment fence those that have no double.
     fn is_mended_by_new_clients(&self) -> bool {
         use RDKafkaErrorCode as Code;
-        let StreamError::Producer { code, .. } = self else { return false };
-        !matches!(
-            code,
-            Code::Fenced
-                | Code::ProducerFenced
-                | Code::InvalidProducerEpoch
-                | Code::TransactionalIdAuthorizationFailed
-                | Code::ClusterAuthorizationFailed
-        )
+        match self {
+            StreamError::Producer { code, .. } => {
+                !matches!(code, Code::TransactionalIdAuthorizationFailed | Code::ClusterAuthorizationFailed)
+            }
+            StreamError::Consumer { code, .. } => *code == Code::FencedInstanceId,
+            _ => false,
+        }
     }
 
     /// The next step for whoever reads the error, where there is one.
@@ -103,7 +101,7 @@ impl StreamError {
             }
             StreamError::Producer { .. } => "start again: nothing is lost; with exactly-once delivery run `vigie check` first".to_owned(),
             StreamError::Consumer { code: Code::FencedInstanceId, .. } => {
-                "if another instance has the same kafka.instance_id give each its own; if none has, a broker died while this one joined: start again".to_owned()
+                "another instance has the same kafka.instance_id; give each its own".to_owned()
             }
             StreamError::Consumer { code: Code::AutoOffsetReset, .. } => {
                 "records were deleted before they were scored; choose -X consumer.auto.offset.reset=earliest or latest".to_owned()
@@ -158,20 +156,22 @@ pub fn start(
     Ok(Service { thread })
 }
 
-/// New clients that lived shorter are not replaced again: whatever ended them would end the next ones too.
+/// New clients that lived shorter were made in vain.
 const WORTH_RENEWING: Duration = Duration::from_secs(10);
+/// After so many in a row whatever ended them would end the next ones too: a double with the same name, say.
+const MOST_IN_VAIN: u32 = 3;
 
-/// Runs a pipeline, and another one with new clients when its producer is lost for good, as transactions are when brokers die at a bad
-/// moment. Nothing is lost between: what was not committed is read again.
+/// Runs a pipeline, and another one with new clients when one of its clients is lost for good, as they are when brokers die at a bad moment.
+/// Nothing is lost between: what was not committed is read again.
 fn run_and_renew(mut pipeline: Pipeline, make: impl Fn() -> Result<Pipeline, StreamError>) -> Result<(), StreamError> {
-    let mut renewed: Option<Instant> = None;
+    let mut n_in_vain = 0;
     loop {
+        let began = Instant::now();
         let result = pipeline.run();
-        let is_worth_it = renewed.is_none_or(|at| at.elapsed() >= WORTH_RENEWING);
+        n_in_vain = if began.elapsed() < WORTH_RENEWING { n_in_vain + 1 } else { 0 };
         match result {
-            Err(error) if error.is_mended_by_new_clients() && is_worth_it => {
+            Err(error) if error.is_mended_by_new_clients() && n_in_vain <= MOST_IN_VAIN => {
                 warn!(%error, "starting again with new kafka clients");
-                renewed = Some(Instant::now());
                 pipeline = make()?;
             }
             result => return result,

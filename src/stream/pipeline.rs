@@ -32,6 +32,8 @@ const BATCH_BYTES: usize = 4 << 20;
 /// How long a full service leaves its membership unpolled before it pauses fetching. Pausing throws away what was fetched ahead, so a short
 /// stop does without; the group would wait minutes.
 const PAUSE_AFTER: Duration = Duration::from_millis(500);
+/// How long nothing may be reported of what was sent before the client is made to look for brokers.
+const SILENCE: Duration = Duration::from_secs(5);
 /// How long the last commit before partitions or the service leave may take. The coordinator is away then; repeats follow.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long leaving the group may take.
@@ -62,6 +64,8 @@ struct State {
     cursor: u64,
     /// Sent and not yet reported.
     n_unreported: usize,
+    /// When a report came last, or nothing was waited for, or we did something about it.
+    last_report: Option<Instant>,
     n_messages: usize,
     n_bytes: usize,
     /// Refused in company of others, with what was said: sent again, one by one where they may be at fault themselves. By ticket.
@@ -71,6 +75,8 @@ struct State {
     transaction: Option<Transaction>,
     careful: BTreeMap<(i32, i64), Care>,
     lost_transaction: Option<RDKafkaErrorCode>,
+    /// The broker refused a batch of the open transaction.
+    has_gap: bool,
     is_committing: bool,
     last_commit: Option<Instant>,
     paused: bool,
@@ -455,11 +461,16 @@ impl Pipeline {
             // A partition that was lost is somebody else's now; one that was rewound comes again.
             if self.state.watermarks.is_current(message.position) {
                 let key = (message.position.partition, message.position.offset);
+                let is_suspect = self.care(key, message.timestamp).is_some();
                 if is_transactional(&self.settings) && !self.enter_transaction(key)? {
                     return Ok(());
                 }
-                if !self.send_one(topics, ticket(sequence, index))? {
+                let ticket = ticket(sequence, index);
+                if !self.send_one(topics, ticket)? {
                     return Ok(());
+                }
+                if is_suspect {
+                    self.state.alone = Some(ticket);
                 }
             }
             if let Some(under_way) = self.state.under_way.get_mut(&sequence) {
@@ -531,6 +542,9 @@ impl Pipeline {
     fn hear_reports(&mut self) -> Result<(), StreamError> {
         let mut reports = std::mem::take(&mut self.state.reports);
         self.producer.take_reports(&mut reports);
+        if !reports.is_empty() || self.state.n_unreported == 0 {
+            self.state.last_report = Some(Instant::now());
+        }
         for report in reports.drain(..) {
             self.hear_report(report)?;
         }
@@ -566,22 +580,25 @@ impl Pipeline {
             // Aborted or given up: comes again, here or elsewhere.
             Err(_) if !is_current => {}
             Err(code) => {
+                // Of several records at fault in one batch brokers say only that they are not valid. Of those that can be changed it is the time.
+                let carries_time = timestamp.filter(|_| letter.carries_timestamp);
+                let named = carries_time.filter(|_| code == RDKafkaErrorCode::InvalidRecord);
                 let remedy = remedy(code);
                 let text = self.settings.input.dead_letter_text;
-                if code == RDKafkaErrorCode::InvalidTimestamp
-                    && letter.carries_timestamp
-                    && let Some(timestamp) = timestamp
-                {
+                // Said of a whole batch it may be another's time.
+                let refused_time = carries_time.filter(|_| was_alone && code == RDKafkaErrorCode::InvalidTimestamp);
+                if let Some(timestamp) = named.or(refused_time) {
                     self.state.refused_times.note(timestamp);
                 }
                 if is_transactional(&self.settings) {
                     self.state.lost_transaction.get_or_insert(code);
+                    self.state.has_gap |= matches!(remedy, Remedy::StepDown | Remedy::TryAlone);
                     let was_purged = matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight);
                     if remedy == Remedy::Stop && !was_purged {
                         return Err(stopped_by(&self.settings, &self.producer, is_dead, code));
                     }
-                    if remedy == Remedy::StepDown || code == RDKafkaErrorCode::InvalidRecord {
-                        let was_alone = self.state.transaction.as_ref().is_some_and(|open| open.n_messages == 1);
+                    let is_suspect = remedy == Remedy::StepDown || code == RDKafkaErrorCode::InvalidRecord;
+                    if is_suspect && named.is_none() {
                         let care = self.state.careful.entry((position.partition, position.offset)).or_default();
                         if was_alone && remedy == Remedy::TryAlone {
                             return Err(stopped_by(&self.settings, &self.producer, is_dead, code));
@@ -596,6 +613,12 @@ impl Pipeline {
                             }
                         }
                     }
+                    return Ok(());
+                }
+                if named.is_some() {
+                    letter.carries_timestamp = false;
+                    self.consumer.report_retriable(code, "records with refused times are sent again with ours");
+                    self.state.suspects.insert(report.ticket, RDKafkaErrorCode::InvalidDifferentRecord);
                     return Ok(());
                 }
                 match remedy {
@@ -719,35 +742,38 @@ impl Pipeline {
 
     // ---- transactions ----
 
-    /// Begins a transaction if none is open. Returns `false` when the next record has to wait for this one to be committed.
-    fn enter_transaction(&mut self, key: (i32, i64)) -> Result<bool, StreamError> {
-        let state = &mut self.state;
-        let message =
-            state.under_way.get(&state.cursor).map(|under_way| &under_way.scored.batch.messages[under_way.n_sent]);
-        let timestamp = message.and_then(|message| message.timestamp);
-        let is_refused_time = timestamp.is_some_and(|time| state.refused_times.holds(time));
+    /// How a record has to be sent that was refused in an earlier transaction.
+    fn care(&self, key: (i32, i64), timestamp: Option<i64>) -> Option<Care> {
+        let care = self.state.careful.get(&key)?;
         // One whose time was refused needs no care once we know such times: it goes out with ours.
-        let care = state.careful.get(&key).copied().filter(|care| care.too_large > 0 || !is_refused_time);
-        match &mut state.transaction {
+        let is_refused_time = timestamp.is_some_and(|time| self.state.refused_times.holds(time));
+        (care.too_large > 0 || !is_refused_time).then_some(*care)
+    }
+
+    /// Begins a transaction if none is open. Returns `false` when the next record has to wait for this one to be committed, or for a report.
+    fn enter_transaction(&mut self, key: (i32, i64)) -> Result<bool, StreamError> {
+        let Some(under_way) = self.state.under_way.get(&self.state.cursor) else { return Ok(false) };
+        let index = under_way.n_sent;
+        let care = self.care(key, under_way.scored.batch.messages[index].timestamp);
+        // A suspect travels with nothing else under way, so that the next refusal is about itself.
+        if self.state.alone.is_some() || (care.is_some() && self.state.n_unreported > 0) {
+            return Ok(false);
+        }
+        match &self.state.transaction {
             Some(open) if open.is_closing => return Ok(false),
-            // A suspect travels alone, so that the next refusal is about itself.
-            Some(open) if care.is_some() && open.n_messages > 0 => {
-                open.is_closing = true;
-                return Ok(false);
-            }
             Some(_) => {}
             None => {
                 self.producer.begin_transaction().map_err(lost_producer)?;
-                state.transaction = Some(Transaction { began: Instant::now(), n_messages: 0, is_closing: false });
+                let open = Transaction { began: Instant::now(), n_messages: 0, is_closing: false };
+                self.state.transaction = Some(open);
             }
         }
-        if let (Some(care), Some(under_way)) = (care, state.under_way.get_mut(&state.cursor)) {
-            let outcome = &under_way.scored.outcomes[under_way.n_sent];
-            under_way.letters[under_way.n_sent] = Letter::again(outcome, care, self.settings.input.dead_letter_text);
+        if let (Some(care), Some(under_way)) = (care, self.state.under_way.get_mut(&self.state.cursor)) {
+            let outcome = &under_way.scored.outcomes[index];
+            under_way.letters[index] = Letter::again(outcome, care, self.settings.input.dead_letter_text);
         }
-        if let Some(open) = &mut state.transaction {
+        if let Some(open) = &mut self.state.transaction {
             open.n_messages += 1;
-            open.is_closing = care.is_some();
         }
         Ok(true)
     }
@@ -780,10 +806,19 @@ impl Pipeline {
 
     /// Takes back the open transaction and reads its records again.
     fn abort_transaction(&mut self) -> Result<(), StreamError> {
+        if self.state.transaction.is_some() {
+            self.producer.abort_transaction(self.give_up()).map_err(lost_producer)?;
+            // By now all is reported: what was refused is known before it is read again.
+            self.hear_reports()?;
+            self.state.transaction = None;
+        }
         self.state.lost_transaction = None;
-        if self.state.transaction.take().is_some() {
-            let give_up = self.give_up();
-            self.producer.abort_transaction(give_up).map_err(lost_producer)?;
+        self.state.alone = None;
+        if std::mem::take(&mut self.state.has_gap) {
+            // A refused batch leaves a gap in librdkafka's numbering, which fails the next transaction too and makes its abort wait 10 s.
+            let renewed = Producer::new(&self.settings, &self.metrics)?;
+            renewed.init_transactions(self.give_up()).map_err(lost_producer)?;
+            std::mem::replace(&mut self.producer, renewed).close();
         }
         self.state.filling_since = None;
         let forgotten = std::mem::take(&mut self.state.filling);
@@ -829,8 +864,10 @@ impl Pipeline {
                 }
                 Rebalance::Revoke(partitions) => {
                     let is_lost = self.consumer.is_assignment_lost();
-                    self.give_back(topics, partitions, is_lost)?;
+                    let given_back = self.give_back(topics, partitions, is_lost);
+                    // Answered in any case: closing waits for the answer.
                     self.consumer.answer(&rebalance)?;
+                    given_back?;
                     let lost = self.metrics.rebalanced_partitions.with_label_values(&["lost"]);
                     lost.inc_by(partitions.len() as u64);
                     info!(?partitions, is_lost, "partitions given back");
@@ -895,6 +932,11 @@ impl Pipeline {
         self.metrics.in_flight.set(i64::try_from(self.state.n_messages).unwrap_or(i64::MAX));
         let is_ready = self.state.has_joined && self.state.is_connected && !self.shutdown.is_requested();
         self.metrics.ready.set(i64::from(is_ready));
+        if self.state.last_report.is_some_and(|at| at.elapsed() >= SILENCE) {
+            debug!(unreported = self.state.n_unreported, "no delivery report for a while, looking for brokers");
+            self.producer.look_for_brokers();
+            self.state.last_report = Some(Instant::now());
+        }
         let Some(statistics) = self.consumer.take_statistics() else { return Ok(()) };
         self.state.is_connected = statistics.is_connected;
         let topic = &self.settings.kafka.input_topic;

@@ -45,6 +45,7 @@ pub struct Report {
 pub struct Producer {
     inner: ThreadedProducer<Context>,
     reports: Arc<Mutex<Vec<Report>>>,
+    output_topic: String,
 }
 
 struct Context {
@@ -88,7 +89,7 @@ impl Producer {
         let reporter = Reporter::new("producer", Some(metrics.clone()));
         let context = Context { reporter, reports: Arc::clone(&reports) };
         let inner = config.create_with_context(context).map_err(client_error)?;
-        Ok(Producer { inner, reports })
+        Ok(Producer { inner, reports, output_topic: settings.kafka.output_topic.clone() })
     }
 
     /// Puts a record into the client's queue. `QueueFull` means: later. Any other error is about this record.
@@ -116,6 +117,19 @@ impl Producer {
         self.inner.purge(PurgeConfig::default().queue().inflight());
     }
 
+    /// Makes the client look for brokers. One that was told of none, as the only broker says when it was frozen for a while, may forget it and
+    /// never ask again (librdkafka 2.12).
+    pub fn look_for_brokers(&self) {
+        // The answer is of no interest: to ask, the client has to connect, and what it hears it keeps.
+        let _ = self.inner.client().fetch_metadata(Some(&self.output_topic), Duration::from_millis(200));
+    }
+
+    /// Lets go of the client without waiting for it.
+    pub fn close(self) {
+        // Without a thread it is closed here, which takes a moment longer.
+        let _ = std::thread::Builder::new().name("vigie-close".to_owned()).spawn(move || drop(self));
+    }
+
     /// The error that ended the client, if one did.
     pub fn fatal_error(&self) -> Option<(RDKafkaErrorCode, String)> {
         self.inner.client().fatal_error()
@@ -123,7 +137,7 @@ impl Producer {
 
     /// Fences every other producer with our transactional id. Blocks until a broker answers or `give_up` says so.
     pub fn init_transactions(&self, give_up: impl Fn() -> bool) -> Result<(), TransactionError> {
-        retry(give_up, || self.inner.init_transactions(CALL_TIMEOUT))
+        self.retry(give_up, || self.inner.init_transactions(CALL_TIMEOUT))
     }
 
     pub fn begin_transaction(&self) -> Result<(), TransactionError> {
@@ -138,19 +152,39 @@ impl Producer {
         give_up: impl Fn() -> bool,
     ) -> Result<(), TransactionError> {
         if offsets.count() > 0 {
-            retry(&give_up, || self.inner.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT))?;
+            self.retry(&give_up, || self.inner.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT))?;
         }
-        retry(give_up, || self.inner.commit_transaction(CALL_TIMEOUT))
+        self.retry(give_up, || self.inner.commit_transaction(CALL_TIMEOUT))
     }
 
     /// Takes back all that was sent since the transaction began.
     pub fn abort_transaction(&self, give_up: impl Fn() -> bool) -> Result<(), TransactionError> {
         // Abort waits for reports of records that are still under way and fails without a poller; the threaded producer is one.
-        retry(give_up, || self.inner.abort_transaction(CALL_TIMEOUT))
+        self.retry(give_up, || self.inner.abort_transaction(ABORT_TIMEOUT))
+    }
+
+    /// Repeats a call as long as librdkafka says that the same call may be repeated.
+    fn retry(&self, give_up: impl Fn() -> bool, call: impl Fn() -> KafkaResult<()>) -> Result<(), TransactionError> {
+        loop {
+            match call() {
+                Ok(()) => return Ok(()),
+                Err(KafkaError::Transaction(error)) if error.is_retriable() => {
+                    warn!(error = %error.code(), "transaction call did not succeed yet, trying again");
+                }
+                Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if give_up() {
+                return Err(TransactionError::GivenUp);
+            }
+            self.look_for_brokers();
+        }
     }
 }
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Shorter: librdkafka 2.12 may miss that it got its new epoch, and finds it when it is asked again.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How a transactional call ended when not well.
 #[derive(Debug)]
@@ -172,23 +206,6 @@ impl From<KafkaError> for TransactionError {
                 let code = other.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
                 TransactionError::Fatal(code, other.to_string())
             }
-        }
-    }
-}
-
-/// Repeats a call as long as librdkafka says that the same call may be repeated.
-fn retry(give_up: impl Fn() -> bool, call: impl Fn() -> KafkaResult<()>) -> Result<(), TransactionError> {
-    loop {
-        match call() {
-            Ok(()) => return Ok(()),
-            Err(KafkaError::Transaction(error)) if error.is_retriable() => {
-                warn!(error = %error.code(), "transaction call did not succeed yet, trying again");
-            }
-            Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if give_up() {
-            return Err(TransactionError::GivenUp);
         }
     }
 }

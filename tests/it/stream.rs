@@ -581,7 +581,7 @@ fn transactions_are_committed_and_aborted_ones_repeated() {
 }
 
 #[test]
-fn a_producer_that_is_lost_for_good_is_replaced_but_not_again_at_once() {
+fn a_producer_that_is_lost_for_good_is_replaced_but_not_for_ever() {
     let cluster = cluster();
     let lost = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE];
     let mut settings = settings(&cluster);
@@ -595,7 +595,7 @@ fn a_producer_that_is_lost_for_good_is_replaced_but_not_again_at_once() {
     assert!(!running.service.is_finished());
     assert_eq!(running.metrics.kafka_errors.with_label_values(&["fatal"]).get(), 1);
 
-    cluster.request_errors(RDKafkaApiKey::EndTxn, &lost);
+    cluster.request_errors(RDKafkaApiKey::EndTxn, &[lost[0]; 5]);
     produce(&cluster, &[input(0, TEXT)]);
     wait_until("it gives up", || running.service.is_finished());
     let error = running.service.join().unwrap_err();

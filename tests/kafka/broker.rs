@@ -15,7 +15,9 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
-const START: Duration = Duration::from_secs(90);
+use super::proxy::Proxy;
+
+const START: Duration = Duration::from_secs(240);
 const ADMIN: Duration = Duration::from_secs(30);
 
 /// User of the SASL listener.
@@ -25,7 +27,13 @@ pub const PASSWORD: &str = "correct-horse-battery-staple";
 /// The broker that all tests share which leave it in peace.
 pub fn shared() -> &'static Cluster {
     static SHARED: LazyLock<Cluster> = LazyLock::new(|| match std::env::var("VIGIE_TEST_BROKERS") {
-        Ok(brokers) => Cluster { nodes: Vec::new(), brokers, folder: PathBuf::new(), _janitor: None },
+        Ok(brokers) => Cluster {
+            nodes: Vec::new(),
+            brokers,
+            proxied_brokers: String::new(),
+            folder: PathBuf::new(),
+            _janitor: None,
+        },
         Err(_) => Cluster::start(1),
     });
     &SHARED
@@ -35,6 +43,7 @@ pub fn shared() -> &'static Cluster {
 pub struct Cluster {
     nodes: Vec<Node>,
     brokers: String,
+    proxied_brokers: String,
     folder: PathBuf,
     // Dropped last: removes the folder.
     _janitor: Option<Janitor>,
@@ -44,6 +53,68 @@ pub struct Cluster {
 struct Node {
     folder: PathBuf,
     running: Option<Running>,
+    disk: Option<Disk>,
+    proxy: Option<Proxy>,
+}
+
+/// What a cluster has beyond plain brokers.
+#[derive(Debug, Clone, Copy, Default)]
+struct Extras {
+    has_sasl: bool,
+    has_proxies: bool,
+    /// The topic that transactions need can't be made, as on a single broker with the settings of three.
+    has_no_transactions: bool,
+    /// MiB of the last node's disk.
+    small_disk: Option<u32>,
+}
+
+/// A file system in memory over a folder, seen only inside a name space that a process of ours holds; gone with it and with those who use it.
+/// Needs no root where users may make name spaces.
+struct Disk {
+    holder: Child,
+    folder: PathBuf,
+}
+
+impl Disk {
+    fn mount(folder: &Path, n_mib: u32) -> Result<Disk, String> {
+        let mut holder = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
+            .arg(format!("trap '' INT; mount -t tmpfs -o size={n_mib}m none \"$0\" && echo mounted && cat >/dev/null"))
+            .arg(folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let mut said = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        if said.trim() == "mounted" {
+            return Ok(Disk { holder, folder: folder.to_owned() });
+        }
+        let output = holder.wait_with_output().unwrap();
+        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    }
+
+    /// What goes before a command that must see the disk.
+    fn prefix(&self) -> [String; 6] {
+        let target = self.holder.id().to_string();
+        ["nsenter", "--preserve-credentials", "--user", "--mount", "--target", &target].map(str::to_owned)
+    }
+
+    fn run(&self, script: &str) {
+        let [program, arguments @ ..] = self.prefix();
+        let mut command = Command::new(program);
+        command.args(arguments).args(["sh", "-c", script]).arg(self.folder.join("filler"));
+        command.stderr(Stdio::null()).status().unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        drop(self.holder.stdin.take());
+        // Nothing to be done in a drop when it fails.
+        let _ = self.holder.wait();
+    }
 }
 
 /// A process and the shell that kills it once we let go of the shell's standard input, be it by dying.
@@ -74,20 +145,38 @@ struct Ports {
     plain: u16,
     sasl: u16,
     controller: u16,
+    /// Where the broker listens for those who come through the proxy, and the proxy.
+    far: u16,
+    proxy: u16,
 }
 
 impl Cluster {
     /// Starts `n_nodes` nodes and waits until they answer.
     pub fn start(n_nodes: usize) -> Cluster {
-        Cluster::start_with(n_nodes, false)
+        Cluster::start_with(n_nodes, Extras::default()).unwrap()
+    }
+
+    /// Starts nodes that can also be reached through proxies, at [`Cluster::proxied_brokers`].
+    pub fn start_with_proxies(n_nodes: usize) -> Cluster {
+        Cluster::start_with(n_nodes, Extras { has_proxies: true, ..Extras::default() }).unwrap()
+    }
+
+    /// Starts one node that cannot do transactions.
+    pub fn start_without_transactions() -> Cluster {
+        Cluster::start_with(1, Extras { has_no_transactions: true, ..Extras::default() }).unwrap()
+    }
+
+    /// Starts three nodes, the last with a disk of so many MiB. Fails with the reason where none can be mounted.
+    pub fn start_with_small_disk(n_mib: u32) -> Result<Cluster, String> {
+        Cluster::start_with(3, Extras { small_disk: Some(n_mib), ..Extras::default() })
     }
 
     /// Starts one node that also listens with TLS and SASL (PLAIN and SCRAM-SHA-512).
     pub fn start_secure() -> Cluster {
-        Cluster::start_with(1, true)
+        Cluster::start_with(1, Extras { has_sasl: true, ..Extras::default() }).unwrap()
     }
 
-    fn start_with(n_nodes: usize, has_sasl: bool) -> Cluster {
+    fn start_with(n_nodes: usize, extras: Extras) -> Result<Cluster, String> {
         let folder = tempfile::Builder::new().prefix("vigie-kafka-").tempdir().unwrap().keep();
         let janitor = Command::new("sh")
             .args(["-c", "trap '' INT; cat >/dev/null; sleep 1; rm -rf \"$0\" || { sleep 2; rm -rf \"$0\"; }"])
@@ -96,33 +185,72 @@ impl Cluster {
             .spawn()
             .unwrap();
         let janitor = Some(Janitor(janitor));
-        let ports: Vec<Ports> =
-            (0..n_nodes).map(|_| Ports { plain: free_port(), sasl: free_port(), controller: free_port() }).collect();
-        if has_sasl {
+        let ports: Vec<Ports> = (0..n_nodes).map(|_| Ports::free()).collect();
+        if extras.has_sasl {
             make_certificate(&folder);
         }
         let log4j = "rootLogger.level=INFO\nrootLogger.appenderRef.out.ref=out\nappender.out.type=Console\nappender.out.name=out\n\
             appender.out.layout.type=PatternLayout\nappender.out.layout.pattern=%d{ISO8601} %p %c{1} %m%n\n";
         std::fs::write(folder.join("log4j2.properties"), log4j).unwrap();
-        let formatting: Vec<Child> = (0..n_nodes)
-            .map(|index| {
-                let node = folder.join(format!("node-{}", index + 1));
-                std::fs::create_dir(&node).unwrap();
-                let properties = properties(&folder, &ports, index, has_sasl);
-                std::fs::write(node.join("server.properties"), properties).unwrap();
-                format(&node, has_sasl)
-            })
-            .collect();
+        let mut nodes = Vec::new();
+        let mut formatting = Vec::new();
+        for (index, own) in ports.iter().enumerate() {
+            let node = folder.join(format!("node-{}", index + 1));
+            std::fs::create_dir_all(node.join("data")).unwrap();
+            std::fs::write(node.join("server.properties"), properties(&folder, &ports, index, extras)).unwrap();
+            let size = extras.small_disk.filter(|_| index + 1 == n_nodes);
+            let disk = size.map(|n_mib| Disk::mount(&node.join("data"), n_mib)).transpose()?;
+            let node = Node {
+                folder: node,
+                running: None,
+                disk,
+                proxy: extras.has_proxies.then(|| Proxy::start(own.proxy, own.far)),
+            };
+            formatting.push(format(&node, extras.has_sasl));
+            nodes.push(node);
+        }
         for formatted in formatting {
             let output = formatted.wait_with_output().unwrap();
             assert!(output.status.success(), "kafka storage format: {}", String::from_utf8_lossy(&output.stderr));
         }
-        let nodes = (1..=n_nodes).map(|id| Node { folder: folder.join(format!("node-{id}")), running: None }).collect();
-        let brokers: Vec<String> = ports.iter().map(|ports| format!("127.0.0.1:{}", ports.plain)).collect();
-        let mut cluster = Cluster { nodes, brokers: brokers.join(","), folder, _janitor: janitor };
+        let list = |port: fn(&Ports) -> u16| {
+            ports.iter().map(|ports| format!("127.0.0.1:{}", port(ports))).collect::<Vec<String>>().join(",")
+        };
+        let (brokers, proxied_brokers) = (list(|ports| ports.plain), list(|ports| ports.proxy));
+        let mut cluster = Cluster { nodes, brokers, proxied_brokers, folder, _janitor: janitor };
         (0..n_nodes).for_each(|index| cluster.launch(index));
         cluster.wait_for_brokers(n_nodes);
-        cluster
+        Ok(cluster)
+    }
+
+    /// Bootstrap servers through the proxies.
+    pub fn proxied_brokers(&self) -> &str {
+        &self.proxied_brokers
+    }
+
+    /// The proxies, one a node.
+    pub fn proxies(&self) -> impl Iterator<Item = &Proxy> {
+        self.nodes.iter().filter_map(|node| node.proxy.as_ref())
+    }
+
+    /// Fills the last node's small disk to the last byte.
+    pub fn fill_disk(&self) {
+        self.small_disk().run("cat /dev/zero >\"$0\"");
+    }
+
+    /// Makes room on it again.
+    pub fn free_disk(&self) {
+        self.small_disk().run("rm \"$0\"");
+    }
+
+    fn small_disk(&self) -> &Disk {
+        self.nodes.last().and_then(|node| node.disk.as_ref()).expect("the last node has a small disk")
+    }
+
+    /// Says whether a node answers.
+    pub fn is_up(&self, index: usize) -> bool {
+        let address = self.brokers.split(',').nth(index).unwrap();
+        std::net::TcpStream::connect(address).is_ok()
     }
 
     /// Bootstrap servers without security.
@@ -152,6 +280,7 @@ impl Cluster {
                 "trap '' INT; \"$@\" >>\"$0\" 2>&1 & echo $!; cat >/dev/null; kill -9 $! 2>/dev/null; wait $!",
             ])
             .arg(node.folder.join("broker.log"))
+            .args(node.disk.iter().flat_map(Disk::prefix))
             .args(["java", "-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:-UsePerfData"])
             .arg(format!("-Dlog4j2.configurationFile={}", self.folder.join("log4j2.properties").display()))
             .args(["-cp", &class_path(), "kafka.Kafka"])
@@ -181,9 +310,8 @@ impl Cluster {
     pub fn restart(&mut self, index: usize) {
         self.launch(index);
         // Until then others may still count it among the replicas in sync.
-        let address = self.brokers.split(',').nth(index).unwrap();
         let deadline = Instant::now() + START;
-        while std::net::TcpStream::connect(address).is_err() {
+        while !self.is_up(index) {
             assert!(Instant::now() < deadline, "broker did not come up:\n{}", self.log_tails());
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -320,7 +448,7 @@ pub fn signal(pid: u32, name: &str) {
 /// A port outside of the range from which outgoing connections take theirs, so that a stopped broker's port stays free.
 fn free_port() -> u16 {
     static NEXT: LazyLock<AtomicU16> =
-        LazyLock::new(|| AtomicU16::new(20_000 + (std::process::id() % 500) as u16 * 20));
+        LazyLock::new(|| AtomicU16::new(20_000 + (std::process::id() % 300) as u16 * 40));
     loop {
         let port = NEXT.fetch_add(1, Ordering::SeqCst);
         if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
@@ -343,13 +471,16 @@ fn class_path() -> String {
     format!("{}/*", folder.canonicalize().unwrap().display())
 }
 
-fn format(node: &Path, has_sasl: bool) -> Child {
-    let mut command = Command::new("java");
+fn format(node: &Node, has_sasl: bool) -> Child {
+    let prefix = node.disk.iter().flat_map(Disk::prefix);
+    let mut words = prefix.chain(["java".to_owned()]);
+    let mut command = Command::new(words.next().expect("java at least"));
     command
+        .args(words)
         .args(["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &class_path()])
         // Any 16 bytes: "vigie-tests-0001".
         .args(["kafka.tools.StorageTool", "format", "-t", "dmlnaWUtdGVzdHMtMDAwMQ", "-c"])
-        .arg(node.join("server.properties"));
+        .arg(node.folder.join("server.properties"));
     if has_sasl {
         command.args(["--add-scram", &format!("SCRAM-SHA-512=[name={USER},password={PASSWORD}]")]);
     }
@@ -357,9 +488,21 @@ fn format(node: &Path, has_sasl: bool) -> Child {
     command.spawn().expect("java is installed by `make test`")
 }
 
-fn properties(folder: &Path, ports: &[Ports], index: usize, has_sasl: bool) -> String {
+impl Ports {
+    fn free() -> Ports {
+        Ports { plain: free_port(), sasl: free_port(), controller: free_port(), far: free_port(), proxy: free_port() }
+    }
+}
+
+fn properties(folder: &Path, ports: &[Ports], index: usize, extras: Extras) -> String {
     let (id, n_replicas, own) = (index + 1, ports.len().min(3), ports[index]);
-    let secure = if has_sasl { format!("SASL_SSL://127.0.0.1:{},", own.sasl) } else { String::new() };
+    let secure = if extras.has_sasl { format!("SASL_SSL://127.0.0.1:{},", own.sasl) } else { String::new() };
+    let far = if extras.has_proxies { format!("FAR://127.0.0.1:{},", own.far) } else { String::new() };
+    let advertised = if extras.has_proxies {
+        format!("advertised.listeners=FAR://127.0.0.1:{},PLAINTEXT://127.0.0.1:{}", own.proxy, own.plain)
+    } else {
+        String::new()
+    };
     let n_in_sync = n_replicas.div_ceil(2);
     let voters: Vec<String> = ports
         .iter()
@@ -370,17 +513,18 @@ fn properties(folder: &Path, ports: &[Ports], index: usize, has_sasl: bool) -> S
         "process.roles=broker,controller
 node.id={id}
 controller.quorum.voters={voters}
-listeners={secure}PLAINTEXT://127.0.0.1:{plain},CONTROLLER://127.0.0.1:{controller}
+listeners={secure}{far}PLAINTEXT://127.0.0.1:{plain},CONTROLLER://127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,FAR:PLAINTEXT,SASL_SSL:SASL_SSL
+{advertised}
 log.dirs={folder}/node-{id}/data
 auto.create.topics.enable=false
 default.replication.factor={n_replicas}
 min.insync.replicas={n_in_sync}
 offsets.topic.replication.factor={n_replicas}
 offsets.topic.num.partitions=6
-transaction.state.log.replication.factor={n_replicas}
+transaction.state.log.replication.factor={n_transaction_replicas}
 transaction.state.log.min.isr={n_in_sync}
 transaction.state.log.num.partitions=6
 group.initial.rebalance.delay.ms=0
@@ -388,9 +532,10 @@ leader.imbalance.check.interval.seconds=5
 message.max.bytes=8388608
 replica.fetch.max.bytes=8388608
 {sasl}",
+        n_transaction_replicas = if extras.has_no_transactions { n_replicas + 1 } else { n_replicas },
         voters = voters.join(","),
         plain = own.plain,
-        sasl = if has_sasl { sasl_properties(folder) } else { String::new() },
+        sasl = if extras.has_sasl { sasl_properties(folder) } else { String::new() },
         controller = own.controller,
         folder = folder.display(),
     )

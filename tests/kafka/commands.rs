@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::broker::shared;
+use super::broker::{Cluster, shared};
 use super::service::{Options, PATIENCE, Road, Vigie, run};
 use super::traffic::{Record, lag, read_all, send_raw};
 
@@ -26,6 +26,20 @@ fn check_names_what_is_missing_and_makes_it_when_asked() {
     assert_eq!(made.code, Some(0), "{}{}", made.out, made.err);
     assert!(made.out.contains("transactions"), "exactly-once delivery is tried: {}", made.out);
     assert_eq!(run(&road, "check", &[]).code, Some(0));
+}
+
+#[test]
+fn check_says_when_the_broker_has_no_transactions() {
+    let cluster = Cluster::start_without_transactions();
+    let road = Road::new(&cluster, "plain");
+    assert_eq!(run(&road, "check", &[]).code, Some(0), "at least once needs none");
+    let said = run(&road, "check", &["--json", "--delivery", "exactly-once"]);
+    assert_eq!(said.code, Some(1), "{}{}", said.out, said.err);
+    let lines: Vec<Value> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let failed: Vec<&Value> = lines.iter().filter(|line| line["ok"] == false).collect();
+    assert_eq!(failed.len(), 1, "{}", said.out);
+    assert_eq!(failed[0]["what"], "transactions");
+    assert!(failed[0]["hint"].as_str().unwrap().contains("choose --delivery at-least-once"), "{}", said.out);
 }
 
 #[test]

@@ -148,6 +148,37 @@ fn exactly_once_survives_two_kills() {
 }
 
 #[test]
+fn of_two_instances_with_one_transactional_id_one_ends_and_nothing_comes_twice() {
+    assert_eq!(run_doubles("doubles", &Options::exactly_once("same")), 0, "scores that came twice");
+}
+
+#[test]
+fn of_two_instances_with_one_instance_id_one_ends_and_nothing_is_lost() {
+    run_doubles("twins", &Options::new().named("same"));
+}
+
+/// Runs two services that take each other's place until one gives up, then the other alone until all is scored. Returns how many came twice.
+fn run_doubles(name: &str, options: &Options) -> u64 {
+    let (cluster, road) = (shared(), Road::new(shared(), name));
+    let mut ledger = Ledger::new(cluster, &road, "read_committed");
+    let steady = Sender::new(cluster, &road).go_on(500);
+    let mut doubles = vec![Vigie::start(&road, options), Vigie::start(&road, options)];
+    let deadline = Instant::now() + PATIENCE;
+    let ended = loop {
+        if let Some(index) = doubles.iter_mut().position(|double| !double.is_running()) {
+            break doubles.swap_remove(index);
+        }
+        assert!(Instant::now() < deadline, "both live on:\n{}", doubles[0].log_tail());
+        ledger.read_for(Duration::from_millis(50));
+    };
+    assert!(ended.log_text().contains("give each its own"), "{}", ended.log_text());
+    let n_sent = steady.stop().n_sent();
+    ledger.wait_for(n_sent);
+    doubles.remove(0).stop_well();
+    ledger.settle(n_sent)
+}
+
+#[test]
 fn instances_that_join_and_leave_lose_repeat_and_reorder_nothing() {
     let (cluster, road) = (shared(), Road::new(shared(), "members"));
     let mut ledger = Ledger::new(cluster, &road, "read_committed");
@@ -260,7 +291,6 @@ fn a_broker_that_dies_and_comes_back_costs_no_message() {
 }
 
 #[test]
-#[ignore = "sensitive to load: make test-faults"]
 fn timestamps_that_the_output_topic_refuses_cost_no_message_and_little_time() {
     const YEAR: i64 = 365 * 24 * 3_600_000;
     let cluster = shared();

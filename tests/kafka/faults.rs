@@ -4,7 +4,10 @@
 //! the faults to try hold.
 
 use std::fmt::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use vigie::models::builtin_bytes;
@@ -12,7 +15,8 @@ use vigie::models::registry::Registry;
 use vigie::scoring::Artifact;
 
 use super::broker::Cluster;
-use super::service::{Options, Road, Vigie, vigie};
+use super::proxy::Proxy;
+use super::service::{Options, PATIENCE, Road, Vigie, vigie};
 use super::traffic::{Ledger, Sender, lag, read_all};
 
 /// Messages that a suite without `VIGIE_FAULTS_ONLY` must have sent.
@@ -25,7 +29,7 @@ struct Row {
     n_rounds: u32,
     n_messages: u64,
     n_twice: u64,
-    slowest: Duration,
+    slowest: Option<Duration>,
     /// First and last measured, where one process lived through it all: MiB and file handles.
     memory: Option<(f64, f64)>,
     handles: Option<(usize, usize)>,
@@ -56,12 +60,12 @@ impl Dice {
 
 type Fault = fn(&mut Suite) -> Row;
 
-const FAULTS: [(&str, &str, Fault); 15] = [
+const FAULTS: [(&str, &str, Fault); 23] = [
     ("SIGKILL of the service at random moments", "at least once", |suite| {
         suite.kills(30, &Options::new().named("a"), false)
     }),
     ("SIGKILL of the service at random moments", "exactly once", |suite| {
-        suite.kills(15, &Options::exactly_once("a"), true)
+        suite.kills(15, &Options::exactly_once("a").named("a"), true)
     }),
     ("SIGTERM of the service under load", "at least once", |suite| suite.stops(10, &Options::new())),
     ("SIGTERM of the service under load", "exactly once", |suite| suite.stops(5, &Options::exactly_once("a"))),
@@ -75,8 +79,26 @@ const FAULTS: [(&str, &str, Fault); 15] = [
     ("2 to 4 instances join and die by SIGKILL", "exactly once", |suite| suite.members(6, true, true)),
     ("partitions added to the input topic", "at least once", Suite::partitions_added),
     ("output topic without enough replicas", "at least once", Suite::too_few_replicas),
-    ("output topic refuses large records", "at least once", Suite::output_refuses),
+    ("disk of one broker full", "at least once", Suite::disk_full),
+    ("output topic refuses large records", "at least once", |suite| suite.output_refuses(&Options::new(), 1000)),
+    ("output topic refuses large records", "exactly once", |suite| {
+        suite.output_refuses(&Options::exactly_once("a"), 200)
+    }),
     ("broker and service frozen (SIGSTOP), 3 to 12 s", "at least once", Suite::pauses),
+    ("the only broker frozen (SIGSTOP), 12 s", "at least once", |suite| {
+        suite.only_broker_pauses(&Options::new(), false)
+    }),
+    ("the only broker frozen (SIGSTOP), 12 s", "exactly once", |suite| {
+        suite.only_broker_pauses(&Options::exactly_once("a"), true)
+    }),
+    ("network held up or cut between service and brokers", "at least once", |suite| {
+        suite.network_pauses(&Options::new(), false)
+    }),
+    ("network held up or cut between service and brokers", "exactly once", |suite| {
+        suite.network_pauses(&Options::exactly_once("a"), true)
+    }),
+    ("clock of the service jumps by hours", "at least once", |suite| suite.clock_jumps(&Options::new())),
+    ("clock of the service jumps by hours", "exactly once", |suite| suite.clock_jumps(&Options::exactly_once("a"))),
     ("model promoted under load; senders' clocks wrong by years", "at least once", Suite::swaps_and_clocks),
 ];
 
@@ -86,7 +108,7 @@ fn no_fault_loses_a_message() {
     let seed =
         std::env::var("VIGIE_FAULTS_SEED").map_or(5, |seed| seed.parse().expect("VIGIE_FAULTS_SEED is a number"));
     let only = std::env::var("VIGIE_FAULTS_ONLY").unwrap_or_default();
-    let mut suite = Suite { cluster: Cluster::start(3), dice: Dice(seed), n_roads: 0 };
+    let mut suite = Suite { cluster: Cluster::start_with_proxies(3), dice: Dice(seed), n_roads: 0 };
     let (began, mut rows, mut n_messages, mut failures) = (Instant::now(), String::new(), 0, Vec::new());
     for (fault, delivery, make) in FAULTS {
         if !format!("{fault} {delivery}").contains(&only) {
@@ -135,13 +157,11 @@ impl Row {
     fn line(&self, fault: &str, delivery: &str) -> String {
         let memory = self.memory.map_or("–".to_owned(), |(first, last)| format!("{first:.0} → {last:.0} MiB"));
         let handles = self.handles.map_or("–".to_owned(), |(first, last)| format!("{first} → {last}"));
+        let slowest = self.slowest.map_or("–".to_owned(), |slowest| format!("{:.1} s", slowest.as_secs_f64()));
         let note = if self.note.is_empty() { String::new() } else { format!(" ({})", self.note) };
         format!(
-            "| {fault}{note} | {delivery} | {} | {} | 0 | {} | {:.1} s | {memory} | {handles} |",
-            self.n_rounds,
-            self.n_messages,
-            self.n_twice,
-            self.slowest.as_secs_f64(),
+            "| {fault}{note} | {delivery} | {} | {} | 0 | {} | {slowest} | {memory} | {handles} |",
+            self.n_rounds, self.n_messages, self.n_twice,
         )
     }
 }
@@ -201,7 +221,7 @@ impl Suite {
         let n_twice = ledger.settle(sender.n_sent());
         assert!(!is_exact || n_twice == 0, "{n_twice} scores came twice");
         assert_eq!(lag(&self.cluster, &road), 0);
-        Row { n_rounds, n_messages: sender.n_sent(), n_twice, slowest: ledger.slowest(), ..Row::default() }
+        Row { n_rounds, n_messages: sender.n_sent(), n_twice, slowest: Some(ledger.slowest()), ..Row::default() }
     }
 
     fn stops(&mut self, n_rounds: u32, options: &Options) -> Row {
@@ -220,7 +240,7 @@ impl Suite {
         service.stop_well();
         let n_twice = ledger.settle(sender.n_sent());
         assert_eq!(n_twice, 0, "scores that came twice");
-        Row { n_rounds, n_messages: sender.n_sent(), n_twice, slowest: ledger.slowest(), ..Row::default() }
+        Row { n_rounds, n_messages: sender.n_sent(), n_twice, slowest: Some(ledger.slowest()), ..Row::default() }
     }
 
     fn brokers_die(&mut self, options: &Options, is_exact: bool) -> Row {
@@ -249,7 +269,7 @@ impl Suite {
         service.stop_well();
         row.n_twice = ledger.settle(n_sent);
         assert!(!is_exact || row.n_twice == 0, "{} scores came twice", row.n_twice);
-        row.slowest = ledger.slowest();
+        row.slowest = Some(ledger.slowest());
         row.note = format!("{n_moves} leaders moved");
         row
     }
@@ -278,7 +298,7 @@ impl Suite {
         held.compare(&service, &mut row);
         service.stop_well();
         row.n_twice = ledger.settle(n_sent);
-        row.slowest = ledger.slowest();
+        row.slowest = Some(ledger.slowest());
         row
     }
 
@@ -316,7 +336,7 @@ impl Suite {
         members.into_iter().for_each(Vigie::stop_well);
         let n_twice = ledger.settle(n_sent);
         assert!(!is_exact && by_kill || n_twice == 0, "{n_twice} scores came twice");
-        Row { n_rounds, n_messages: n_sent, n_twice, slowest: ledger.slowest(), ..Row::default() }
+        Row { n_rounds, n_messages: n_sent, n_twice, slowest: Some(ledger.slowest()), ..Row::default() }
     }
 
     fn partitions_added(&mut self) -> Row {
@@ -338,7 +358,7 @@ impl Suite {
         service.stop_well();
         row.n_twice = ledger.settle(sender.n_sent());
         assert_eq!(row.n_twice, 0, "scores that came twice");
-        row.slowest = ledger.slowest();
+        row.slowest = Some(ledger.slowest());
         row
     }
 
@@ -362,14 +382,14 @@ impl Suite {
         held.compare(&service, &mut row);
         service.stop_well();
         row.n_twice = ledger.settle(n_sent);
-        row.slowest = ledger.slowest();
+        row.slowest = Some(ledger.slowest());
         row
     }
 
-    fn output_refuses(&mut self) -> Row {
+    fn output_refuses(&mut self, options: &Options, a_second: u64) -> Row {
         let road = self.road();
-        let mut service = Vigie::start_ready(&road, &Options::new());
-        let steady = Sender::new(&self.cluster, &road).go_on(1000);
+        let mut service = Vigie::start_ready(&road, options);
+        let steady = Sender::new(&self.cluster, &road).go_on(a_second);
         let held = Held::by(&mut service);
         let n_rounds = 2;
         for _ in 0..n_rounds {
@@ -380,7 +400,7 @@ impl Suite {
             std::thread::sleep(Duration::from_secs(2));
         }
         let n_sent = steady.stop().n_sent();
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + PATIENCE;
         while lag(&self.cluster, &road) > 0 {
             assert!(Instant::now() < deadline, "the lag stays:\n{}", service.log_tail());
             std::thread::sleep(Duration::from_millis(50));
@@ -399,6 +419,143 @@ impl Suite {
         assert_eq!(n_missing, 0, "messages with neither score nor dead letter");
         row.n_twice = n_times.iter().map(|n| u64::from(n - 1)).sum();
         row.note = format!("{} dead letters", letters.len());
+        row
+    }
+
+    fn disk_full(&mut self) -> Row {
+        let mut cluster = match Cluster::start_with_small_disk(96) {
+            Ok(cluster) => cluster,
+            // Only where users may not make name spaces.
+            Err(why) => return Row { note: format!("not tried: {why}"), ..Row::default() },
+        };
+        let road = Road::new(&cluster, "disk");
+        cluster.configure_topic(&road.input, &[("message.timestamp.type", "LogAppendTime")]);
+        let mut ledger = Ledger::new(&cluster, &road, "read_committed");
+        let mut service = Vigie::start_ready(&road, &Options::new());
+        let steady = Sender::new(&cluster, &road).go_on(1000);
+        let held = Held::by(&mut service);
+        let n_rounds = 2;
+        for _ in 0..n_rounds {
+            cluster.fill_disk();
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while cluster.is_up(2) {
+                assert!(Instant::now() < deadline, "the broker lives on with a full disk");
+                ledger.read_for(Duration::from_millis(100));
+            }
+            ledger.read_for(self.dice.millis(2_000, 8_000));
+            cluster.kill(2);
+            cluster.free_disk();
+            cluster.restart(2);
+            ledger.read_for(Duration::from_secs(6));
+        }
+        let n_sent = steady.stop().n_sent();
+        ledger.wait_for(n_sent);
+        let mut row = Row { n_rounds, n_messages: n_sent, ..Row::default() };
+        held.compare(&service, &mut row);
+        service.stop_well();
+        row.n_twice = ledger.settle(n_sent);
+        row.slowest = Some(ledger.slowest());
+        row
+    }
+
+    /// A broker that wakes is taken for dead by its own controller and names no broker to those who ask.
+    fn only_broker_pauses(&mut self, options: &Options, is_exact: bool) -> Row {
+        let cluster = Cluster::start(1);
+        let road = Road::new(&cluster, "only");
+        cluster.configure_topic(&road.input, &[("message.timestamp.type", "LogAppendTime")]);
+        let mut ledger = Ledger::new(&cluster, &road, "read_committed");
+        let mut service = Vigie::start_ready(&road, options);
+        let steady = Sender::new(&cluster, &road).go_on(500);
+        let held = Held::by(&mut service);
+        let n_rounds = 3;
+        for _ in 0..n_rounds {
+            cluster.signal(0, "STOP");
+            std::thread::sleep(Duration::from_secs(12));
+            cluster.signal(0, "CONT");
+            let n_so_far = steady.n_sent();
+            ledger.wait_for(n_so_far);
+        }
+        let n_sent = steady.stop().n_sent();
+        ledger.wait_for(n_sent);
+        let mut row = Row { n_rounds, n_messages: n_sent, ..Row::default() };
+        held.compare(&service, &mut row);
+        service.stop_well();
+        row.n_twice = ledger.settle(n_sent);
+        assert!(!is_exact || row.n_twice == 0, "{} scores came twice", row.n_twice);
+        row.slowest = Some(ledger.slowest());
+        row
+    }
+
+    fn network_pauses(&mut self, options: &Options, is_exact: bool) -> Row {
+        let near = self.road();
+        let road = Road { brokers: self.cluster.proxied_brokers().to_owned(), ..near.clone() };
+        let mut ledger = Ledger::new(&self.cluster, &near, "read_committed");
+        let mut service = Vigie::start_ready(&road, options);
+        let steady = Sender::new(&self.cluster, &near).go_on(1000);
+        let held = Held::by(&mut service);
+        let mut n_rounds = 0;
+        // All brokers or one; up to beyond session and transaction timeout.
+        for (seconds, which) in [(2, None), (4, Some(0)), (12, None), (12, Some(1)), (25, None), (12, Some(2))] {
+            let is_cut = self.dice.below(2) == 0;
+            for (_, proxy) in
+                self.cluster.proxies().enumerate().filter(|(index, _)| which.is_none_or(|one| one == *index))
+            {
+                if is_cut { proxy.cut() } else { proxy.hold() }
+            }
+            ledger.read_for(Duration::from_secs(seconds));
+            self.cluster.proxies().for_each(Proxy::release);
+            let n_so_far = steady.n_sent();
+            ledger.wait_for(n_so_far);
+            n_rounds += 1;
+            assert!(service.is_running(), "vigie ended:\n{}", service.log_tail());
+        }
+        let n_sent = steady.stop().n_sent();
+        ledger.wait_for(n_sent);
+        let mut row = Row { n_rounds, n_messages: n_sent, ..Row::default() };
+        held.compare(&service, &mut row);
+        service.stop_well();
+        row.n_twice = ledger.settle(n_sent);
+        assert!(!is_exact || row.n_twice == 0, "{} scores came twice", row.n_twice);
+        row.slowest = Some(ledger.slowest());
+        row
+    }
+
+    fn clock_jumps(&mut self, options: &Options) -> Row {
+        let road = self.road();
+        let folder = tempfile::tempdir().unwrap();
+        let (library, file) = (folder.path().join("clock.so"), folder.path().join("offset"));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka/clock.c");
+        let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).output();
+        let compiled = compiled.expect("cc builds librdkafka too");
+        assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+        std::fs::write(&file, 0_i64.to_ne_bytes()).unwrap();
+        // Written in place, never cut short: the service has mapped it.
+        let offset = std::fs::File::options().write(true).open(&file).unwrap();
+        let jump_to = |seconds: i64| offset.write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
+        let options = options
+            .clone()
+            .env("LD_PRELOAD", library.display().to_string())
+            .env("VIGIE_TEST_CLOCK", file.display().to_string());
+        let mut ledger = Ledger::new(&self.cluster, &road, "read_committed");
+        let mut service = Vigie::start_ready(&road, &options);
+        let steady = Sender::new(&self.cluster, &road).go_on(1000);
+        let held = Held::by(&mut service);
+        const HOUR: i64 = 3600;
+        let offsets = [2 * HOUR, 0, -3 * HOUR, 26 * HOUR, -400 * 24 * HOUR, 0];
+        for offset in offsets {
+            jump_to(offset);
+            ledger.read_for(Duration::from_secs(3));
+            let n_so_far = steady.n_sent();
+            ledger.wait_for(n_so_far);
+        }
+        let n_sent = steady.stop().n_sent();
+        ledger.wait_for(n_sent);
+        let mut row = Row { n_rounds: offsets.len() as u32, n_messages: n_sent, ..Row::default() };
+        held.compare(&service, &mut row);
+        service.stop_well();
+        row.n_twice = ledger.settle(n_sent);
+        assert_eq!(row.n_twice, 0, "scores that came twice");
+        // Waits are not told: the clock that stamps scores is the one that jumped.
         row
     }
 
@@ -433,7 +590,7 @@ impl Suite {
         frozen.stop_well();
         other.stop_well();
         row.n_twice = ledger.settle(n_sent);
-        row.slowest = ledger.slowest();
+        row.slowest = Some(ledger.slowest());
         row
     }
 

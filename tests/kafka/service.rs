@@ -195,10 +195,15 @@ impl Vigie {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// The metrics page; empty when it does not answer.
+    pub fn metrics_page(&self) -> String {
+        let answer = ureq::get(format!("http://{}/metrics", self.address)).call();
+        answer.ok().and_then(|mut answer| answer.body_mut().read_to_string().ok()).unwrap_or_default()
+    }
+
     /// The sum of a metric over its labels; 0 when it does not answer.
     pub fn metric(&self, name: &str) -> f64 {
-        let Ok(mut answer) = ureq::get(format!("http://{}/metrics", self.address)).call() else { return 0.0 };
-        let page = answer.body_mut().read_to_string().unwrap_or_default();
+        let page = self.metrics_page();
         let lines =
             page.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
@@ -241,11 +246,19 @@ impl Vigie {
         assert_eq!(status.code(), Some(0), "exit code after SIGTERM:\n{}", self.log_tail());
     }
 
+    fn status(&self, name: &str) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim_matches([':', ' ', '\t', 'k', 'B']).parse().unwrap()
+    }
+
     /// Resident memory in MiB.
     pub fn memory_mib(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+        self.status("VmRSS") / 1024.0
+    }
+
+    pub fn n_threads(&self) -> usize {
+        self.status("Threads") as usize
     }
 
     /// Open file handles.
@@ -253,15 +266,20 @@ impl Vigie {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
+    /// All it said so far.
+    pub fn log_text(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
     /// Its log lines so far.
     pub fn log_lines(&self) -> impl Iterator<Item = Value> + use<> {
-        let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        let log = self.log_text();
         log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect::<Vec<Value>>().into_iter()
     }
 
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
-        let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        let log = self.log_text();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(25)..].join("\n")
     }

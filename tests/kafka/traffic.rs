@@ -22,6 +22,8 @@ use super::service::{PATIENCE, Road};
 const SAMPLES: &str = include_str!("../../deploy/feeder/samples.jsonl");
 /// Authors: each one's messages must keep their order.
 const N_KEYS: u64 = 97;
+/// How often clients look for brokers that they may have forgotten.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// The input record of a number: its number is its id.
 pub fn record(number: u64) -> (String, String) {
@@ -93,7 +95,13 @@ impl Sender {
             let (stop, n_sent) = (Arc::clone(&stop), Arc::clone(&n_sent));
             move || {
                 let (began, first) = (Instant::now(), self.next);
+                let mut looked = began;
                 while !stop.load(Ordering::SeqCst) {
+                    if looked.elapsed() > LOOK_EVERY {
+                        // Else a client that was told of no broker may forget them all (librdkafka 2.12).
+                        let _ = self.producer.client().fetch_metadata(Some(&self.topic), Duration::from_millis(200));
+                        looked = Instant::now();
+                    }
                     while self.next - first < began.elapsed().as_millis() as u64 * a_second / 1000 {
                         self.send_one();
                     }
@@ -250,6 +258,11 @@ impl Reader {
         }
     }
 
+    /// See [`Sender::go_on`].
+    fn look_for_brokers(&self) {
+        let _ = self.consumer.fetch_metadata(None, Duration::from_millis(200));
+    }
+
     /// Everything up to the ends of all partitions, where nothing more comes.
     pub fn rest(&mut self) -> Vec<Record> {
         let mut records = Vec::new();
@@ -346,7 +359,12 @@ impl Ledger {
     /// Reads until the scores of all numbers below `n_sent` came; says how long it took.
     pub fn wait_for(&mut self, n_sent: u64) -> Duration {
         let began = Instant::now();
+        let mut looked = began;
         while self.n_found < n_sent {
+            if looked.elapsed() > LOOK_EVERY {
+                self.reader.look_for_brokers();
+                looked = Instant::now();
+            }
             if let Some(record) = self.reader.next(Duration::from_millis(50)) {
                 self.note(&record);
             }
