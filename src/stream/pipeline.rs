@@ -34,6 +34,8 @@ const BATCH_BYTES: usize = 4 << 20;
 const PAUSE_AFTER: Duration = Duration::from_millis(500);
 /// How long nothing may be reported of what was sent before the client is made to look for brokers.
 const SILENCE: Duration = Duration::from_secs(5);
+/// After so long a silence the broker has ended a transaction, and a client that forgot its coordinator never asks for it again.
+const LOST_AFTER: Duration = Duration::from_secs(30);
 /// How long the last commit before partitions or the service leave may take. The coordinator is away then; repeats follow.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long leaving the group may take.
@@ -64,8 +66,9 @@ struct State {
     cursor: u64,
     /// Sent and not yet reported.
     n_unreported: usize,
-    /// When a report came last, or nothing was waited for, or we did something about it.
+    /// When a report came last, or nothing was waited for.
     last_report: Option<Instant>,
+    last_look: Option<Instant>,
     n_messages: usize,
     n_bytes: usize,
     /// Refused in company of others, with what was said: sent again, one by one where they may be at fault themselves. By ticket.
@@ -932,10 +935,15 @@ impl Pipeline {
         self.metrics.in_flight.set(i64::try_from(self.state.n_messages).unwrap_or(i64::MAX));
         let is_ready = self.state.has_joined && self.state.is_connected && !self.shutdown.is_requested();
         self.metrics.ready.set(i64::from(is_ready));
-        if self.state.last_report.is_some_and(|at| at.elapsed() >= SILENCE) {
+        let silence = self.state.last_report.map_or(Duration::ZERO, |at| at.elapsed());
+        if is_transactional(&self.settings) && silence >= LOST_AFTER {
+            let why = "nothing was reported for longer than a transaction may last".to_owned();
+            return Err(StreamError::Producer { code: RDKafkaErrorCode::OperationTimedOut, why });
+        }
+        if silence >= SILENCE && self.state.last_look.is_none_or(|at| at.elapsed() >= SILENCE) {
             debug!(unreported = self.state.n_unreported, "no delivery report for a while, looking for brokers");
             self.producer.look_for_brokers();
-            self.state.last_report = Some(Instant::now());
+            self.state.last_look = Some(Instant::now());
         }
         let Some(statistics) = self.consumer.take_statistics() else { return Ok(()) };
         self.state.is_connected = statistics.is_connected;

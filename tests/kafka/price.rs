@@ -70,7 +70,8 @@ fn measure(cluster: &Cluster, name: &str, delivery: &str, interval: u32) -> Run 
     };
     let service = Vigie::start_ready(&road, &options.env("VIGIE_COMMIT_INTERVAL_MS", interval.to_string()));
     let bench = |flags: &[&str]| -> Value {
-        let said = run(&road, "bench", &[&["--json", "--delivery", delivery], flags].concat());
+        // It reads only what is committed: librdkafka's default.
+        let said = run(&road, "bench", &[&["--json"], flags].concat());
         assert_eq!(said.code, Some(0), "{}", said.err);
         let tally: Value = serde_json::from_str(&said.out).unwrap();
         assert_eq!((&tally["lost"], &tally["twice"]), (&0.into(), &0.into()), "{tally}");
