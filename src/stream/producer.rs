@@ -160,7 +160,16 @@ impl Producer {
     /// Takes back all that was sent since the transaction began.
     pub fn abort_transaction(&self, give_up: impl Fn() -> bool) -> Result<(), TransactionError> {
         // Abort waits for reports of records that are still under way and fails without a poller; the threaded producer is one.
-        self.retry(give_up, || self.inner.abort_transaction(ABORT_TIMEOUT))
+        let began = Instant::now();
+        let is_too_long = || began.elapsed() > ABORTING;
+        match self.retry(|| give_up() || is_too_long(), || self.inner.abort_transaction(ABORT_TIMEOUT)) {
+            // A coordinator that librdkafka has forgotten is never found again: new clients begin where the last commit ended.
+            Err(TransactionError::GivenUp) if !give_up() => {
+                let said = "the transaction could not be taken back in time".to_owned();
+                Err(TransactionError::Fatal(RDKafkaErrorCode::OperationTimedOut, said))
+            }
+            ended => ended,
+        }
     }
 
     /// Repeats a call as long as librdkafka says that the same call may be repeated.
@@ -185,6 +194,8 @@ impl Producer {
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Shorter: librdkafka 2.12 may miss that it got its new epoch, and finds it when it is asked again.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The broker has ended a transaction that is so old by itself (`transaction.timeout.ms` and its ten-second look): the producer is lost.
+const ABORTING: Duration = Duration::from_secs(30);
 
 /// How a transactional call ended when not well.
 #[derive(Debug)]
