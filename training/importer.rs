@@ -105,6 +105,20 @@ pub struct Imported {
     pub second_labels: Option<BTreeMap<String, u8>>,
 }
 
+impl Imported {
+    /// A passage of our own.
+    pub fn own(passage: Passage) -> Imported {
+        Imported {
+            passage,
+            origin: Origin::Own,
+            trainable: true,
+            measured_in: "corpus".to_owned(),
+            source_labels: BTreeMap::new(),
+            second_labels: None,
+        }
+    }
+}
+
 /// All that was imported and the sources to be named in the model file.
 #[derive(Debug)]
 pub struct Import {
@@ -149,14 +163,7 @@ impl Import {
             weight: 1.0,
             sha256: format!("{:x}", Sha256::digest(std::fs::read(path)?)),
         });
-        self.rows.extend(passages.into_iter().map(|passage| Imported {
-            passage,
-            origin: Origin::Own,
-            trainable: true,
-            measured_in: "corpus".to_owned(),
-            source_labels: BTreeMap::new(),
-            second_labels: None,
-        }));
+        self.rows.extend(passages.into_iter().map(Imported::own));
         Ok(())
     }
 
@@ -189,14 +196,7 @@ impl Import {
                 passage.weight = own.weight;
                 passage.source = name.clone();
                 n_passages += 1;
-                self.rows.push(Imported {
-                    passage,
-                    origin: Origin::Own,
-                    trainable: true,
-                    measured_in: "corpus".to_owned(),
-                    source_labels: BTreeMap::new(),
-                    second_labels: None,
-                });
+                self.rows.push(Imported::own(passage));
             }
         }
         self.sources.push(TrainingSource {

@@ -104,20 +104,12 @@ fn join(parent: &mut [usize], left: usize, right: usize) {
 mod tests {
     use super::*;
     use crate::corpus::tests::passage;
-    use std::collections::BTreeMap;
 
     fn own(id: &str, text: &str, set: Option<&str>) -> Imported {
         let mut passage = passage(id, text, &[("attack", 0)]);
         passage.set = set.map(str::to_owned);
         passage.source = id.to_owned();
-        Imported {
-            passage,
-            origin: Origin::Own,
-            trainable: true,
-            measured_in: "corpus".to_owned(),
-            source_labels: BTreeMap::new(),
-            second_labels: None,
-        }
+        Imported::own(passage)
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The HTTP server: settings, a model and a metrics registry in, a running [`Server`] out.
 //!
-//! `connection` carries requests, over `tls` when asked to, `guard` lets them in, `score` and `perspective` answer those with texts, and what only shows something is answered here.
+//! `connection` carries requests, over `tls` when asked to, `guard` lets them in, `score` and `perspective` answer those with texts, and what
+//! only shows something is answered here.
 
 mod connection;
 mod error;

@@ -1,7 +1,8 @@
 //! Says which words made a score: the walk of a passage and its margins in, spans of the original text out.
 //!
 //! Every contribution of a linear model belongs to the words at the ends of its n-gram, of a function word and another to the other.
-//! Neighbouring words that pull the same way make one span; a handful of spans is shown and the others are added up, so that bias + spans + other + rest is the margin to the last bit.
+//! Neighbouring words that pull the same way make one span; a handful of spans is shown and the others are added up, so that bias + spans +
+//! other + rest is the margin to the last bit.
 
 use serde::Serialize;
 

@@ -137,7 +137,7 @@ impl Producer {
 
     /// Fences every other producer with our transactional id. Blocks until a broker answers or `give_up` says so.
     pub fn init_transactions(&self, give_up: impl Fn() -> bool) -> Result<(), TransactionError> {
-        self.retry(give_up, || self.inner.init_transactions(CALL_TIMEOUT))
+        self.retry(give_up, None, || self.inner.init_transactions(CALL_TIMEOUT))
     }
 
     pub fn begin_transaction(&self) -> Result<(), TransactionError> {
@@ -152,28 +152,28 @@ impl Producer {
         give_up: impl Fn() -> bool,
     ) -> Result<(), TransactionError> {
         if offsets.count() > 0 {
-            self.retry(&give_up, || self.inner.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT))?;
+            self.retry(&give_up, Some(MOST_TRYING), || {
+                self.inner.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT)
+            })?;
         }
-        self.retry(give_up, || self.inner.commit_transaction(CALL_TIMEOUT))
+        self.retry(give_up, Some(MOST_TRYING), || self.inner.commit_transaction(CALL_TIMEOUT))
     }
 
     /// Takes back all that was sent since the transaction began.
     pub fn abort_transaction(&self, give_up: impl Fn() -> bool) -> Result<(), TransactionError> {
         // Abort waits for reports of records that are still under way and fails without a poller; the threaded producer is one.
-        let began = Instant::now();
-        let is_too_long = || began.elapsed() > ABORTING;
-        match self.retry(|| give_up() || is_too_long(), || self.inner.abort_transaction(ABORT_TIMEOUT)) {
-            // A coordinator that librdkafka has forgotten is never found again: new clients begin where the last commit ended.
-            Err(TransactionError::GivenUp) if !give_up() => {
-                let said = "the transaction could not be taken back in time".to_owned();
-                Err(TransactionError::Fatal(RDKafkaErrorCode::OperationTimedOut, said))
-            }
-            ended => ended,
-        }
+        self.retry(give_up, Some(MOST_TRYING), || self.inner.abort_transaction(ABORT_TIMEOUT))
     }
 
-    /// Repeats a call as long as librdkafka says that the same call may be repeated.
-    fn retry(&self, give_up: impl Fn() -> bool, call: impl Fn() -> KafkaResult<()>) -> Result<(), TransactionError> {
+    /// Repeats a call as long as librdkafka says that the same call may be repeated, at most for `limit`: a coordinator or a broker that
+    /// librdkafka has forgotten is never found again, and new clients begin where the last commit ended.
+    fn retry(
+        &self,
+        give_up: impl Fn() -> bool,
+        limit: Option<Duration>,
+        call: impl Fn() -> KafkaResult<()>,
+    ) -> Result<(), TransactionError> {
+        let began = Instant::now();
         loop {
             match call() {
                 Ok(()) => return Ok(()),
@@ -186,6 +186,10 @@ impl Producer {
             if give_up() {
                 return Err(TransactionError::GivenUp);
             }
+            if limit.is_some_and(|limit| began.elapsed() > limit) {
+                let said = "the transaction did not end in time".to_owned();
+                return Err(TransactionError::Fatal(RDKafkaErrorCode::OperationTimedOut, said));
+            }
             self.look_for_brokers();
         }
     }
@@ -195,7 +199,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Shorter: librdkafka 2.12 may miss that it got its new epoch, and finds it when it is asked again.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The broker has ended a transaction that is so old by itself (`transaction.timeout.ms` and its ten-second look): the producer is lost.
-const ABORTING: Duration = Duration::from_secs(30);
+const MOST_TRYING: Duration = Duration::from_secs(30);
 
 /// How a transactional call ended when not well.
 #[derive(Debug)]
