@@ -496,6 +496,11 @@ impl Pipeline {
             match result {
                 Ok(()) => break,
                 Err(RDKafkaErrorCode::QueueFull) => return Ok(false),
+                // The transaction failed a moment ago, for a reason that its reports tell: nothing more goes into it.
+                Err(code @ RDKafkaErrorCode::State) if self.producer.fatal_error().is_none() => {
+                    self.state.lost_transaction.get_or_insert(code);
+                    return Ok(false);
+                }
                 // Larger than the client's own limit: the record's own fault for sure.
                 Err(code) if remedy(code) == Remedy::StepDown => {
                     let is_dead = matches!(letter.form, Form::Dead { .. });
@@ -894,10 +899,17 @@ impl Pipeline {
             return if is_torn { self.abort_transaction() } else { Ok(()) };
         }
         if !is_lost {
-            self.commit_and_wait()?;
+            let deadline = Instant::now() + COMMIT_TIMEOUT;
             let is_leaving = |position: &Position| partitions.contains(&position.partition);
-            if self.state.watermarks.committable().iter().any(is_leaving) {
-                warn!(?partitions, "offsets were not committed; some records will be scored again");
+            self.commit_and_wait()?;
+            while self.state.watermarks.committable().iter().any(is_leaving) {
+                if Instant::now() >= deadline || self.consumer.is_assignment_lost() {
+                    warn!(?partitions, "offsets were not committed; some records will be scored again");
+                    break;
+                }
+                // A coordinator takes no commits until the other members, too, know what is theirs.
+                std::thread::sleep(Duration::from_millis(10));
+                self.commit_and_wait()?;
             }
         }
         partitions.iter().for_each(|&partition| self.forget(partition));
