@@ -215,8 +215,13 @@ impl NormalizedText {
                 continue;
             }
             let end = at + chars[at..].iter().position(|unit| is_blank(unit.c)).unwrap_or(chars.len() - at);
-            if let Some(next) = self.join_spaced_letters(&chars, at, &mut out, lexicon) {
-                at = next;
+            let first = at + n_before_word(&chars[at..end]);
+            if let Some(n_letters) = spaced_letters(&chars, first, lexicon) {
+                out.extend_from_slice(&chars[at..first]);
+                let joined: Vec<NormalizedChar> = (0..n_letters).map(|index| chars[first + 2 * index]).collect();
+                push_cut(&joined, &mut out, lexicon);
+                self.marks.n_disguised += 1;
+                at = first + 2 * n_letters - 1;
                 continue;
             }
             self.rewrite_word(&chars[at..end], &mut out, lexicon);
@@ -224,38 +229,6 @@ impl NormalizedText {
         }
         self.chars = out;
         self.scratch = chars;
-    }
-
-    /// `j u i f s` → `juifs`. Four letters or more, or a known term of three. Returns where reading goes on.
-    fn join_spaced_letters(
-        &mut self,
-        chars: &[NormalizedChar],
-        at: usize,
-        out: &mut Vec<NormalizedChar>,
-        lexicon: &Lexicon,
-    ) -> Option<usize> {
-        let is_single = |index: usize| {
-            chars.get(index).is_some_and(|unit| unit.c.is_alphabetic())
-                && chars.get(index + 1).is_none_or(|unit| is_blank(unit.c))
-        };
-        if !is_single(at) {
-            return None;
-        }
-        let mut n_letters = 1;
-        while n_letters < LONGEST_WORD
-            && chars.get(at + 2 * n_letters - 1).is_some_and(|unit| unit.c == ' ')
-            && is_single(at + 2 * n_letters)
-        {
-            n_letters += 1;
-        }
-        let letters = || (0..n_letters).map(|index| chars[at + 2 * index]);
-        if n_letters < 4 && !(n_letters == 3 && lexicon.has_term(&folded(letters()))) {
-            return None;
-        }
-        let joined: Vec<NormalizedChar> = letters().collect();
-        push_cut(&joined, out, lexicon);
-        self.marks.n_disguised += 1;
-        Some(at + 2 * n_letters - 1)
     }
 
     fn rewrite_word(&mut self, word: &[NormalizedChar], out: &mut Vec<NormalizedChar>, lexicon: &Lexicon) {
@@ -501,6 +474,35 @@ fn cut_hashtag(tag: &[NormalizedChar], out: &mut Vec<NormalizedChar>, lexicon: &
 }
 
 /// Writes joined letters (`stopislam`) as known words with blanks between them, or as they are.
+/// How many characters of a word stand before the part that may be spaced out: opening marks, then an elided article (`l'`, `qu'`).
+fn n_before_word(word: &[NormalizedChar]) -> usize {
+    let n_marks = word.iter().position(|unit| unit.c.is_alphanumeric()).unwrap_or(0);
+    let elided = word[n_marks..].iter().take(3).position(|unit| matches!(unit.c, '\'' | '’'));
+    n_marks + elided.filter(|&n_letters| n_letters > 0).map_or(0, |n_letters| n_letters + 1)
+}
+
+/// How many spaced-out letters begin at `first`, of `j u i f s` five: four or more, or a known term of three.
+fn spaced_letters(chars: &[NormalizedChar], first: usize, lexicon: &Lexicon) -> Option<usize> {
+    let is_end =
+        |c: char| is_blank(c) || matches!(c, ',' | '.' | ';' | ':' | '!' | '?' | '…' | '"' | '»' | '”' | ')' | ']');
+    let is_single = |index: usize| {
+        chars.get(index).is_some_and(|unit| unit.c.is_alphabetic())
+            && chars.get(index + 1).is_none_or(|unit| is_end(unit.c))
+    };
+    if !is_single(first) {
+        return None;
+    }
+    let mut n_letters = 1;
+    while n_letters < LONGEST_WORD
+        && chars.get(first + 2 * n_letters - 1).is_some_and(|unit| unit.c == ' ')
+        && is_single(first + 2 * n_letters)
+    {
+        n_letters += 1;
+    }
+    let is_term = || lexicon.has_term(&folded((0..n_letters).map(|index| chars[first + 2 * index])));
+    (n_letters >= 4 || (n_letters == 3 && is_term())).then_some(n_letters)
+}
+
 fn push_cut(piece: &[NormalizedChar], out: &mut Vec<NormalizedChar>, lexicon: &Lexicon) {
     let folded = folded(piece.iter().copied());
     let letters: Vec<char> = folded.chars().collect();
@@ -595,6 +597,8 @@ mod tests {
         check("juіfs аrаbes", "juifs arabes");
         check("j u i f s dehors", "juifs dehors");
         check("l e s j u i f s d e h o r s", "les juifs dehors");
+        check("les « j u i f s », l'a r a b e, (d e h o r s)!", "les « juifs », l'arabe, (dehors)!");
+        check("J. K. Rowling, a, b, c, d et l'a vu", "j. k. rowling, a, b, c, d et l'a vu");
         check("j.u.i.f.s", "juifs");
         check("ju*fs", "juifs");
         check("ju1fs", "juifs");

@@ -259,6 +259,17 @@ impl Consumer {
         self.inner.resume(&list(&self.topic, partitions))
     }
 
+    /// The group's committed offset of a partition, `None` before the first. An error while it cannot be known: nobody answers, or a
+    /// transaction that holds it is still open.
+    pub fn committed_offset(&self, partition: i32, timeout: Duration) -> KafkaResult<Option<i64>> {
+        let found = self.inner.committed_offsets(list(&self.topic, &[partition]), timeout)?;
+        let found = found.find_partition(&self.topic, partition);
+        found.map_or(Ok(None), |found| match found.offset() {
+            Offset::Offset(offset) => Ok(Some(offset)),
+            _ => found.error().map(|()| None),
+        })
+    }
+
     /// Reads on from these offsets.
     pub fn seek(&self, offsets: &BTreeMap<i32, i64>) -> Result<(), StreamError> {
         for (&partition, &offset) in offsets {

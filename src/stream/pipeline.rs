@@ -38,6 +38,8 @@ const SILENCE: Duration = Duration::from_secs(5);
 const LOST_AFTER: Duration = Duration::from_secs(30);
 /// How long the last commit before partitions or the service leave may take. The coordinator is away then; repeats follow.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long work stands still to ask where a partition begins. It is asked again when there is no answer.
+const PROOF_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long leaving the group may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -77,6 +79,8 @@ struct State {
     refused_times: RefusedTimes,
     transaction: Option<Transaction>,
     careful: BTreeMap<(i32, i64), Care>,
+    /// Partitions whose first record is still to come, in transactions.
+    unproven: BTreeSet<i32>,
     lost_transaction: Option<RDKafkaErrorCode>,
     /// The broker refused a batch of the open transaction.
     has_gap: bool,
@@ -364,9 +368,21 @@ impl Pipeline {
             self.state.last_poll = Some(Instant::now());
             let Some(record) = self.consumer.poll(timeout)? else { break };
             timeout = Duration::ZERO;
+            let (partition, offset) = (record.partition(), record.offset());
+            if self.state.unproven.contains(&partition) {
+                let start = proven_start(&self.consumer, partition, offset);
+                if start.is_some() {
+                    self.state.unproven.remove(&partition);
+                }
+                if start != Some(offset) {
+                    drop(record);
+                    self.consumer.seek(&BTreeMap::from([(partition, start.unwrap_or(offset))]))?;
+                    break;
+                }
+            }
             let state = &mut self.state;
             // Of a partition that is not ours any more, or read twice by a rewind: somebody has it.
-            let Some(position) = state.watermarks.take(record.partition(), record.offset()) else { continue };
+            let Some(position) = state.watermarks.take(partition, offset) else { continue };
             let n_bytes = state.filling.push(position, &record);
             drop(record);
             state.n_messages += 1;
@@ -860,6 +876,9 @@ impl Pipeline {
             match &rebalance {
                 Rebalance::Assign(partitions) => {
                     partitions.iter().for_each(|&partition| self.state.watermarks.assign(partition));
+                    if is_transactional(&self.settings) {
+                        self.state.unproven.extend(partitions);
+                    }
                     self.consumer.answer(&rebalance)?;
                     if self.state.paused {
                         self.pause_or_resume(true);
@@ -918,6 +937,7 @@ impl Pipeline {
 
     fn forget(&mut self, partition: i32) {
         self.state.watermarks.revoke(partition);
+        self.state.unproven.remove(&partition);
         self.state.careful.retain(|&(careful, _), _| careful != partition);
         let topic = &self.settings.kafka.input_topic;
         // It is an error only when the lag was never known.
@@ -1027,6 +1047,18 @@ fn produce_error(settings: &Settings, is_dead: bool, code: RDKafkaErrorCode) -> 
 }
 
 /// An error after which sending on would lose or reorder records: the client's own fatal error says more than the record's.
+/// Where a partition has to be read from whose first record is at `offset`: at the committed offset. `None` while that cannot be known.
+///
+/// When a rebalance comes while the transaction of a dead member still holds the committed offset, librdkafka 2.12 takes "not known yet" for
+/// "none" and begins by `auto.offset.reset`: everything would be scored again, or left out.
+fn proven_start(consumer: &Consumer, partition: i32, offset: i64) -> Option<i64> {
+    let committed = consumer.committed_offset(partition, PROOF_TIMEOUT);
+    if let Err(error) = &committed {
+        debug!(%error, partition, "the committed offset is not known yet");
+    }
+    committed.ok().map(|committed| committed.unwrap_or(offset))
+}
+
 fn stopped_by(settings: &Settings, producer: &Producer, is_dead: bool, code: RDKafkaErrorCode) -> StreamError {
     match producer.fatal_error() {
         Some((code, why)) => StreamError::Producer { code, why },

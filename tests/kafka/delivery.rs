@@ -5,6 +5,10 @@ use std::fmt::Write as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::producer::{DefaultProducerContext, Producer as _, ThreadedProducer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
 use super::broker::{Cluster, shared};
 use super::service::{Options, PATIENCE, Road, Vigie};
 use super::traffic::{Ledger, Reader, Record, Sender, lag, read_all, record, score_schema, send_raw};
@@ -145,6 +149,44 @@ fn exactly_once_survives_two_kills() {
     service.stop_well();
     assert_eq!(ledger.settle(N_MESSAGES), 0, "scores that came twice");
     assert_eq!(lag(cluster, &road), 0);
+}
+
+/// What a member leaves behind that is killed between sending offsets and committing them, and a rebalance while it is still there.
+#[test]
+fn an_open_transaction_of_a_dead_member_makes_nobody_begin_anew() {
+    let (cluster, road) = (shared(), Road::new(shared(), "left-open"));
+    let mut ledger = Ledger::new(cluster, &road, "read_committed");
+    let mut sender = Sender::new(cluster, &road);
+    let first = Vigie::start_ready(&road, &Options::exactly_once("a"));
+    sender.send(600);
+    ledger.wait_for(600);
+    first.stop_well();
+
+    let dead: ThreadedProducer<DefaultProducerContext> =
+        cluster.client().set("transactional.id", "dead").create().unwrap();
+    dead.init_transactions(PATIENCE).unwrap();
+    dead.begin_transaction().unwrap();
+    let group: BaseConsumer = cluster.client().set("group.id", &road.name).create().unwrap();
+    let mut offsets = TopicPartitionList::new();
+    for partition in 0..cluster.leaders(&road.input).len() as i32 {
+        offsets.add_partition_offset(&road.input, partition, Offset::Offset(1)).unwrap();
+    }
+    dead.send_offsets_to_transaction(&offsets, &group.group_metadata().unwrap(), PATIENCE).unwrap();
+
+    let [second, third] = ["b", "c"].map(|name| {
+        let mut service = Vigie::start(&road, &Options::exactly_once(name));
+        service.wait_for("that it has partitions", |service| {
+            (service.metric("vigie_rebalanced_partitions_total") > 0.0).then_some(())
+        });
+        service
+    });
+    std::thread::sleep(Duration::from_secs(3));
+    dead.abort_transaction(PATIENCE).unwrap();
+    sender.send(600);
+    ledger.wait_for(1200);
+    second.stop_well();
+    third.stop_well();
+    assert_eq!(ledger.settle(1200), 0, "scores that came twice");
 }
 
 #[test]
@@ -299,6 +341,10 @@ fn timestamps_that_the_output_topic_refuses_cost_no_message_and_little_time() {
         // Brokers refuse times more than an hour ahead. This input takes them, as topics of older brokers do.
         cluster.configure_topic(&road.input, &[("message.timestamp.after.max.ms", "9223372036854775807")]);
         let mut ledger = Ledger::new(cluster, &road, "read_committed");
+        if name == "clock" {
+            // At least once, what follows a refused record may be published before it.
+            ledger.forget_order();
+        }
         let mut sender = Sender::new(cluster, &road);
         let service = Vigie::start_ready(&road, &options);
         for clock_error in [0, YEAR, 0] {

@@ -188,6 +188,18 @@ impl Held {
     }
 }
 
+/// Waits until all is scored, stops the service and settles the accounts: the row without its number of rounds.
+fn settled(ledger: &mut Ledger, service: Vigie, held: Held, n_sent: u64, may_repeat: bool) -> Row {
+    ledger.wait_for(n_sent);
+    let mut row = Row { n_messages: n_sent, ..Row::default() };
+    held.compare(&service, &mut row);
+    service.stop_well();
+    row.n_twice = ledger.settle(n_sent);
+    assert!(may_repeat || row.n_twice == 0, "{} scores came twice", row.n_twice);
+    row.slowest = Some(ledger.slowest());
+    row
+}
+
 impl Suite {
     fn road(&mut self) -> Road {
         self.n_roads += 1;
@@ -263,15 +275,11 @@ impl Suite {
             assert!(service.is_running(), "vigie ended:\n{}", service.log_tail());
         }
         let n_sent = steady.stop().n_sent();
-        ledger.wait_for(n_sent);
-        let mut row = Row { n_rounds, n_messages: n_sent, ..Row::default() };
-        held.compare(&service, &mut row);
-        service.stop_well();
-        row.n_twice = ledger.settle(n_sent);
-        assert!(!is_exact || row.n_twice == 0, "{} scores came twice", row.n_twice);
-        row.slowest = Some(ledger.slowest());
-        row.note = format!("{n_moves} leaders moved");
-        row
+        Row {
+            n_rounds,
+            note: format!("{n_moves} leaders moved"),
+            ..settled(&mut ledger, service, held, n_sent, !is_exact)
+        }
     }
 
     fn controllers_die(&mut self) -> Row {
@@ -293,13 +301,7 @@ impl Suite {
             ledger.read_for(Duration::from_secs(4));
         }
         let n_sent = steady.stop().n_sent();
-        ledger.wait_for(n_sent);
-        let mut row = Row { n_rounds, n_messages: n_sent, ..Row::default() };
-        held.compare(&service, &mut row);
-        service.stop_well();
-        row.n_twice = ledger.settle(n_sent);
-        row.slowest = Some(ledger.slowest());
-        row
+        Row { n_rounds, ..settled(&mut ledger, service, held, n_sent, true) }
     }
 
     fn members(&mut self, n_rounds: u32, by_kill: bool, is_exact: bool) -> Row {
@@ -352,14 +354,7 @@ impl Suite {
         // A client that begins now knows the new partitions.
         sender = sender.reopened(&self.cluster);
         sender.send(A_ROUND);
-        ledger.wait_for(sender.n_sent());
-        let mut row = Row { n_rounds: 1, n_messages: sender.n_sent(), ..Row::default() };
-        held.compare(&service, &mut row);
-        service.stop_well();
-        row.n_twice = ledger.settle(sender.n_sent());
-        assert_eq!(row.n_twice, 0, "scores that came twice");
-        row.slowest = Some(ledger.slowest());
-        row
+        Row { n_rounds: 1, ..settled(&mut ledger, service, held, sender.n_sent(), false) }
     }
 
     fn too_few_replicas(&mut self) -> Row {
@@ -377,13 +372,7 @@ impl Suite {
             ledger.read_for(Duration::from_secs(8));
         }
         let n_sent = steady.stop().n_sent();
-        ledger.wait_for(n_sent);
-        let mut row = Row { n_rounds: n_rounds as u32, n_messages: n_sent, ..Row::default() };
-        held.compare(&service, &mut row);
-        service.stop_well();
-        row.n_twice = ledger.settle(n_sent);
-        row.slowest = Some(ledger.slowest());
-        row
+        Row { n_rounds: n_rounds as u32, ..settled(&mut ledger, service, held, n_sent, true) }
     }
 
     fn output_refuses(&mut self, options: &Options, a_second: u64) -> Row {
@@ -449,13 +438,7 @@ impl Suite {
             ledger.read_for(Duration::from_secs(6));
         }
         let n_sent = steady.stop().n_sent();
-        ledger.wait_for(n_sent);
-        let mut row = Row { n_rounds, n_messages: n_sent, ..Row::default() };
-        held.compare(&service, &mut row);
-        service.stop_well();
-        row.n_twice = ledger.settle(n_sent);
-        row.slowest = Some(ledger.slowest());
-        row
+        Row { n_rounds, ..settled(&mut ledger, service, held, n_sent, true) }
     }
 
     /// A broker that wakes is taken for dead by its own controller and names no broker to those who ask.
@@ -476,14 +459,7 @@ impl Suite {
             ledger.wait_for(n_so_far);
         }
         let n_sent = steady.stop().n_sent();
-        ledger.wait_for(n_sent);
-        let mut row = Row { n_rounds, n_messages: n_sent, ..Row::default() };
-        held.compare(&service, &mut row);
-        service.stop_well();
-        row.n_twice = ledger.settle(n_sent);
-        assert!(!is_exact || row.n_twice == 0, "{} scores came twice", row.n_twice);
-        row.slowest = Some(ledger.slowest());
-        row
+        Row { n_rounds, ..settled(&mut ledger, service, held, n_sent, !is_exact) }
     }
 
     fn network_pauses(&mut self, options: &Options, is_exact: bool) -> Row {
@@ -510,14 +486,7 @@ impl Suite {
             assert!(service.is_running(), "vigie ended:\n{}", service.log_tail());
         }
         let n_sent = steady.stop().n_sent();
-        ledger.wait_for(n_sent);
-        let mut row = Row { n_rounds, n_messages: n_sent, ..Row::default() };
-        held.compare(&service, &mut row);
-        service.stop_well();
-        row.n_twice = ledger.settle(n_sent);
-        assert!(!is_exact || row.n_twice == 0, "{} scores came twice", row.n_twice);
-        row.slowest = Some(ledger.slowest());
-        row
+        Row { n_rounds, ..settled(&mut ledger, service, held, n_sent, !is_exact) }
     }
 
     fn clock_jumps(&mut self, options: &Options) -> Row {
@@ -549,14 +518,8 @@ impl Suite {
             ledger.wait_for(n_so_far);
         }
         let n_sent = steady.stop().n_sent();
-        ledger.wait_for(n_sent);
-        let mut row = Row { n_rounds: offsets.len() as u32, n_messages: n_sent, ..Row::default() };
-        held.compare(&service, &mut row);
-        service.stop_well();
-        row.n_twice = ledger.settle(n_sent);
-        assert_eq!(row.n_twice, 0, "scores that came twice");
         // Waits are not told: the clock that stamps scores is the one that jumped.
-        row
+        Row { n_rounds: offsets.len() as u32, slowest: None, ..settled(&mut ledger, service, held, n_sent, false) }
     }
 
     fn pauses(&mut self) -> Row {
@@ -630,12 +593,11 @@ impl Suite {
             ledger.read_for(Duration::from_secs(4));
             sender = steady.stop();
         }
-        ledger.wait_for(sender.n_sent());
-        let mut row = Row { n_rounds, n_messages: sender.n_sent(), ..Row::default() };
-        held.expect("a first round").compare(&service, &mut row);
-        service.stop_well();
-        row.n_twice = ledger.settle(sender.n_sent());
-        assert_eq!(row.n_twice, 0, "scores that came twice");
+        let row = Row {
+            n_rounds,
+            slowest: None,
+            ..settled(&mut ledger, service, held.expect("a first round"), sender.n_sent(), false)
+        };
         assert_eq!(ledger.versions.keys().map(String::as_str).collect::<Vec<&str>>(), versions);
         row
     }

@@ -321,7 +321,7 @@ impl Ledger {
         }
     }
 
-    /// When partitions are added, keys move.
+    /// When partitions are added, keys move; around a refusal, what follows may come first.
     pub fn forget_order(&mut self) {
         self.checks_order = false;
     }
