@@ -1046,7 +1046,6 @@ fn produce_error(settings: &Settings, is_dead: bool, code: RDKafkaErrorCode) -> 
     StreamError::Produce { topic, code }
 }
 
-/// An error after which sending on would lose or reorder records: the client's own fatal error says more than the record's.
 /// Where a partition has to be read from whose first record is at `offset`: at the committed offset. `None` while that cannot be known.
 ///
 /// When a rebalance comes while the transaction of a dead member still holds the committed offset, librdkafka 2.12 takes "not known yet" for
@@ -1059,6 +1058,7 @@ fn proven_start(consumer: &Consumer, partition: i32, offset: i64) -> Option<i64>
     committed.ok().map(|committed| committed.unwrap_or(offset))
 }
 
+/// An error after which sending on would lose or reorder records: the client's own fatal error says more than the record's.
 fn stopped_by(settings: &Settings, producer: &Producer, is_dead: bool, code: RDKafkaErrorCode) -> StreamError {
     match producer.fatal_error() {
         Some((code, why)) => StreamError::Producer { code, why },
