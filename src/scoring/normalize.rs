@@ -2,7 +2,8 @@
 //!
 //! In order: compatibility forms and case (Unicode NFKC, UAX #15), invisible characters, look-alikes of other scripts (UTS #39), character
 //! references of HTML, links and handles, hashtags cut into words, spaced-out and masked letters, digits used as letters, stretched letters.
-//! Accents stay here; the features fold them and use both forms. Normalizing twice changes nothing more. Time and memory are linear in the length of the text.
+//! Accents stay here; the features fold them and use both forms. Normalizing twice changes nothing more. Time and memory are linear in the
+//! length of the text.
 
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::canonical_combining_class;
@@ -217,6 +218,7 @@ impl NormalizedText {
             let end = at + chars[at..].iter().position(|unit| is_blank(unit.c)).unwrap_or(chars.len() - at);
             let first = at + n_before_word(&chars[at..end]);
             if let Some(n_letters) = spaced_letters(&chars, first, lexicon) {
+                // `j u i f s` → `juifs`.
                 out.extend_from_slice(&chars[at..first]);
                 let joined: Vec<NormalizedChar> = (0..n_letters).map(|index| chars[first + 2 * index]).collect();
                 push_cut(&joined, &mut out, lexicon);
@@ -473,7 +475,6 @@ fn cut_hashtag(tag: &[NormalizedChar], out: &mut Vec<NormalizedChar>, lexicon: &
     }
 }
 
-/// Writes joined letters (`stopislam`) as known words with blanks between them, or as they are.
 /// How many characters of a word stand before the part that may be spaced out: opening marks, then an elided article (`l'`, `qu'`).
 fn n_before_word(word: &[NormalizedChar]) -> usize {
     let n_marks = word.iter().position(|unit| unit.c.is_alphanumeric()).unwrap_or(0);
@@ -503,6 +504,7 @@ fn spaced_letters(chars: &[NormalizedChar], first: usize, lexicon: &Lexicon) -> 
     (n_letters >= 4 || (n_letters == 3 && is_term())).then_some(n_letters)
 }
 
+/// Writes joined letters (`stopislam`) as known words with blanks between them, or as they are.
 fn push_cut(piece: &[NormalizedChar], out: &mut Vec<NormalizedChar>, lexicon: &Lexicon) {
     let folded = folded(piece.iter().copied());
     let letters: Vec<char> = folded.chars().collect();
