@@ -151,6 +151,17 @@ impl RefusedTimes {
     }
 }
 
+/// An error report about a record that is still ours.
+#[derive(Debug, Clone, Copy)]
+struct Setback {
+    ticket: usize,
+    code: RDKafkaErrorCode,
+    /// No other record was under way: the error is about this one.
+    was_alone: bool,
+    /// It can only be the record's time.
+    names_time: bool,
+}
+
 /// How to send a record again whose transaction was refused because of it, or maybe because of it.
 #[derive(Debug, Clone, Copy, Default)]
 struct Care {
@@ -218,6 +229,10 @@ impl Letter {
         }
         letter.carries_timestamp = !care.has_bad_timestamp;
         letter
+    }
+
+    fn is_dead(&self) -> bool {
+        matches!(self.form, Form::Dead { .. })
     }
 
     /// Changes to the next form that may be accepted. Returns `false` when there is none.
@@ -519,13 +534,13 @@ impl Pipeline {
                 }
                 // Larger than the client's own limit: the record's own fault for sure.
                 Err(code) if remedy(code) == Remedy::StepDown => {
-                    let is_dead = matches!(letter.form, Form::Dead { .. });
+                    let is_dead = letter.is_dead();
                     if !under_way.letters[index].step_down(code, self.settings.input.dead_letter_text) {
                         return Err(produce_error(&self.settings, is_dead, code));
                     }
                 }
                 Err(code) => {
-                    let is_dead = matches!(letter.form, Form::Dead { .. });
+                    let is_dead = letter.is_dead();
                     return Err(stopped_by(&self.settings, &self.producer, is_dead, code));
                 }
             }
@@ -584,13 +599,10 @@ impl Pipeline {
         under_way.n_unreported -= 1;
         let message = &under_way.scored.batch.messages[index];
         let (position, timestamp) = (message.position, message.timestamp);
-        let letter = &mut under_way.letters[index];
-        let is_dead = matches!(letter.form, Form::Dead { .. });
-        let is_current = self.state.watermarks.is_current(position);
         match report.result {
             Ok(()) => {
                 self.state.watermarks.deliver(position);
-                match &letter.form {
+                match &under_way.letters[index].form {
                     Form::Score => self.metrics.scores_published.inc(),
                     Form::Dead { refusal, .. } => {
                         self.metrics.dead_letters.with_label_values(&[refusal.reason.as_str()]).inc();
@@ -601,72 +613,96 @@ impl Pipeline {
                     self.metrics.end_to_end_seconds.observe((now - timestamp as f64 / 1000.0).max(0.0));
                 }
             }
-            // Aborted or given up: comes again, here or elsewhere.
-            Err(_) if !is_current => {}
-            Err(code) => {
-                // Of several records at fault in one batch brokers say only that they are not valid. Of those that can be changed it is the time.
-                let carries_time = timestamp.filter(|_| letter.carries_timestamp);
-                let named = carries_time.filter(|_| code == RDKafkaErrorCode::InvalidRecord);
-                let remedy = remedy(code);
-                let text = self.settings.input.dead_letter_text;
-                // Said of a whole batch it may be another's time.
-                let refused_time = carries_time.filter(|_| was_alone && code == RDKafkaErrorCode::InvalidTimestamp);
-                if let Some(timestamp) = named.or(refused_time) {
-                    self.state.refused_times.note(timestamp);
-                }
-                if is_transactional(&self.settings) {
-                    self.state.lost_transaction.get_or_insert(code);
-                    self.state.has_gap |= matches!(remedy, Remedy::StepDown | Remedy::TryAlone);
-                    let was_purged = matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight);
-                    if remedy == Remedy::Stop && !was_purged {
-                        return Err(stopped_by(&self.settings, &self.producer, is_dead, code));
-                    }
-                    let is_suspect = remedy == Remedy::StepDown || code == RDKafkaErrorCode::InvalidRecord;
-                    if is_suspect && named.is_none() {
-                        let care = self.state.careful.entry((position.partition, position.offset)).or_default();
-                        if was_alone && remedy == Remedy::TryAlone {
-                            return Err(stopped_by(&self.settings, &self.producer, is_dead, code));
-                        }
-                        if was_alone {
-                            match code {
-                                RDKafkaErrorCode::InvalidTimestamp => care.has_bad_timestamp = true,
-                                _ => care.too_large += 1,
-                            }
-                            if !letter.step_down(code, text) {
-                                return Err(produce_error(&self.settings, is_dead, code));
-                            }
-                        }
-                    }
-                    return Ok(());
-                }
-                if named.is_some() {
-                    letter.carries_timestamp = false;
-                    self.consumer.report_retriable(code, "records with refused times are sent again with ours");
-                    self.state.suspects.insert(report.ticket, RDKafkaErrorCode::InvalidDifferentRecord);
-                    return Ok(());
-                }
-                match remedy {
-                    Remedy::Stop => return Err(stopped_by(&self.settings, &self.producer, is_dead, code)),
-                    Remedy::TryAlone if was_alone => {
-                        return Err(stopped_by(&self.settings, &self.producer, is_dead, code));
-                    }
-                    Remedy::StepDown if was_alone => {
-                        if !letter.step_down(code, text) {
-                            return Err(produce_error(&self.settings, is_dead, code));
-                        }
-                    }
-                    Remedy::StepDown => {
-                        let hint = "is batch.size larger than the topic's max.message.bytes?";
-                        self.consumer.report_retriable(code, hint);
-                    }
-                    Remedy::TryAlone => self.consumer.report_retriable(code, "records are sent again one by one"),
-                    Remedy::SendAgain => self.consumer.report_retriable(code, "a record was not delivered"),
-                }
-                self.state.suspects.insert(report.ticket, code);
-                return Ok(());
+            Err(code) if self.state.watermarks.is_current(position) => {
+                let names_time = self.note_refused_time(report.ticket, code, was_alone);
+                let setback = Setback { ticket: report.ticket, code, was_alone, names_time };
+                return match is_transactional(&self.settings) {
+                    true => self.give_up_transaction(setback),
+                    false => self.mend(setback),
+                };
             }
+            // Aborted or given up: comes again, here or elsewhere.
+            Err(_) => {}
         }
         self.finish(sequence);
+        Ok(())
+    }
+
+    /// Notes the record's time when an error report blames it. Returns whether the report says so of this very record and of nothing else.
+    fn note_refused_time(&mut self, ticket: usize, code: RDKafkaErrorCode, was_alone: bool) -> bool {
+        let (sequence, index) = place(ticket);
+        let Some(under_way) = self.state.under_way.get(&sequence) else { return false };
+        let timestamp = under_way.scored.batch.messages[index].timestamp;
+        let Some(timestamp) = timestamp.filter(|_| under_way.letters[index].carries_timestamp) else { return false };
+        // Of several records at fault in one batch brokers say only that they are not valid. Of those that can be changed it is the time.
+        let is_named = code == RDKafkaErrorCode::InvalidRecord;
+        // Said of a whole batch it may be another's time.
+        if is_named || (was_alone && code == RDKafkaErrorCode::InvalidTimestamp) {
+            self.state.refused_times.note(timestamp);
+        }
+        is_named
+    }
+
+    /// In a transaction nothing can be sent again: it is given up as a whole, and what this record needs is remembered for the next try.
+    fn give_up_transaction(&mut self, setback: Setback) -> Result<(), StreamError> {
+        let Setback { ticket, code, was_alone, names_time } = setback;
+        let remedy = remedy(code);
+        let (sequence, index) = place(ticket);
+        let Some(under_way) = self.state.under_way.get_mut(&sequence) else { return Ok(()) };
+        let letter = &mut under_way.letters[index];
+        let is_dead = letter.is_dead();
+        self.state.lost_transaction.get_or_insert(code);
+        self.state.has_gap |= matches!(remedy, Remedy::StepDown | Remedy::TryAlone);
+        let was_purged = matches!(code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight);
+        let is_suspect = !names_time && (remedy == Remedy::StepDown || code == RDKafkaErrorCode::InvalidRecord);
+        let is_hopeless = is_suspect && was_alone && remedy == Remedy::TryAlone;
+        if is_hopeless || (remedy == Remedy::Stop && !was_purged) {
+            return Err(stopped_by(&self.settings, &self.producer, is_dead, code));
+        }
+        if is_suspect {
+            let position = under_way.scored.batch.messages[index].position;
+            let care = self.state.careful.entry((position.partition, position.offset)).or_default();
+            if was_alone {
+                match code {
+                    RDKafkaErrorCode::InvalidTimestamp => care.has_bad_timestamp = true,
+                    _ => care.too_large += 1,
+                }
+                if !letter.step_down(code, self.settings.input.dead_letter_text) {
+                    return Err(produce_error(&self.settings, is_dead, code));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Outside a transaction the record is sent again, in another form when its own was refused.
+    fn mend(&mut self, setback: Setback) -> Result<(), StreamError> {
+        let Setback { ticket, code, was_alone, names_time } = setback;
+        let (sequence, index) = place(ticket);
+        let Some(under_way) = self.state.under_way.get_mut(&sequence) else { return Ok(()) };
+        let letter = &mut under_way.letters[index];
+        let is_dead = letter.is_dead();
+        if names_time {
+            letter.carries_timestamp = false;
+            self.consumer.report_retriable(code, "records with refused times are sent again with ours");
+            self.state.suspects.insert(ticket, RDKafkaErrorCode::InvalidDifferentRecord);
+            return Ok(());
+        }
+        match remedy(code) {
+            Remedy::Stop => return Err(stopped_by(&self.settings, &self.producer, is_dead, code)),
+            Remedy::TryAlone if was_alone => return Err(stopped_by(&self.settings, &self.producer, is_dead, code)),
+            Remedy::StepDown if was_alone => {
+                if !letter.step_down(code, self.settings.input.dead_letter_text) {
+                    return Err(produce_error(&self.settings, is_dead, code));
+                }
+            }
+            Remedy::StepDown => {
+                self.consumer.report_retriable(code, "is batch.size larger than the topic's max.message.bytes?");
+            }
+            Remedy::TryAlone => self.consumer.report_retriable(code, "records are sent again one by one"),
+            Remedy::SendAgain => self.consumer.report_retriable(code, "a record was not delivered"),
+        }
+        self.state.suspects.insert(ticket, code);
         Ok(())
     }
 
