@@ -26,6 +26,7 @@ use crate::fit::{SparseLogistic, SparseLogisticParams};
 use crate::importer::{Import, Origin};
 use crate::measure::Figures;
 use crate::split::{Part, Place};
+use crate::stack::{StackSettings, fit_stacks};
 
 /// Everything that decides a model beside its data. Kept in the model file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +36,7 @@ pub struct FitSettings {
     pub seed: u64,
     pub features: FeatureSettings,
     pub learner: SparseLogisticParams,
+    pub stack: StackSettings,
     pub bands: BandSettings,
     /// Cross-fitting folds for calibration.
     pub n_folds: u64,
@@ -91,6 +93,12 @@ pub fn build(import: &Import, places: &[Place], lexicon_file: LexiconFile, setti
 
     // Only rows that we have written or read count for calibration: other labels mean other things.
     let counts = |row: usize| matches!(import.rows[chosen[row]].origin, Origin::Own | Origin::Annotated);
+    let is_found = |row: usize| import.rows[chosen[row]].origin == Origin::Annotated;
+    let (stacks, margins) = if settings.stack.enabled {
+        fit_stacks(&passages, &margins, &lexicon, &counts, &is_found, &settings.stack)?
+    } else {
+        (BTreeMap::new(), margins)
+    };
     let heads = calibrate(&passages, &margins, &counts, settings)?;
     let (unit, features) = integer_weights(&fitted, &vocabulary);
     let mut training_hash = Sha256::new();
@@ -106,6 +114,7 @@ pub fn build(import: &Import, places: &[Place], lexicon_file: LexiconFile, setti
         family_scale: settings.features.family_scale,
         bias: std::array::from_fn(|signal| bias_steps(fitted.intercepts[signal], unit[signal])),
         unit,
+        stacks,
         heads,
         training: import.sources.clone(),
         training_sha256: format!("{:x}", training_hash.finalize()),

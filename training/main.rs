@@ -21,6 +21,7 @@ mod publish;
 mod report;
 mod slices;
 mod split;
+mod stack;
 mod suite;
 mod svg;
 mod swap;

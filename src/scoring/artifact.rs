@@ -15,10 +15,12 @@ use super::features::{ContextClasses, FEATURE_SPEC_VERSION, N_FAMILIES};
 use super::lexicon::{LANGUAGES, Lexicon, LexiconFile, N_LANGUAGES};
 use super::model::{LanguageHead, Model, NORM_ONE, Scratch, WeightTable};
 use super::signals::{N_SIGNALS, Signal, Thresholds};
+use super::stack::Stack;
 
 const MAGIC: &[u8; 8] = b"VIGIEMDL";
-/// Changes when this layout changes.
-pub const FORMAT_VERSION: u32 = 1;
+/// Changes when this layout changes. Since 2 a file may hold [`Stack`]s; one of 1 is read as a file without.
+pub const FORMAT_VERSION: u32 = 2;
+const FIRST_FORMAT_VERSION: u32 = 1;
 const N_FIXED_BYTES: usize = 8 + 4 + 32 + 8 + 8;
 /// No header or table is larger than this once it is unpacked.
 const MOST_UNPACKED_BYTES: u64 = 512 << 20;
@@ -33,7 +35,7 @@ const N_FEATURE_BYTES: usize = 8 + 2 + 2 * N_SIGNALS;
 pub enum ArtifactError {
     #[error("not a model file")]
     NotAModel,
-    #[error("format version {0} is not known to this program (it reads {FORMAT_VERSION})")]
+    #[error("format version {0} is not known to this program (it reads {FIRST_FORMAT_VERSION} to {FORMAT_VERSION})")]
     FormatVersion(u32),
     #[error("feature spec {0} is not known to this program (it has {FEATURE_SPEC_VERSION})")]
     FeatureSpec(u32),
@@ -91,6 +93,9 @@ pub struct Header {
     pub bias: [i64; N_SIGNALS],
     /// What one step of a weight is worth: powers of two.
     pub unit: [f64; N_SIGNALS],
+    /// What weighs the signals against each other, by language; empty for none.
+    #[serde(default)]
+    pub stacks: BTreeMap<String, Stack>,
     /// By language, then signal.
     pub heads: BTreeMap<String, BTreeMap<String, SignalHead>>,
     pub training: Vec<TrainingSource>,
@@ -164,7 +169,7 @@ impl Artifact {
         }
         let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         let format = u32::from_le_bytes(bytes[8..12].try_into().expect("four bytes"));
-        if format != FORMAT_VERSION {
+        if !(FIRST_FORMAT_VERSION..=FORMAT_VERSION).contains(&format) {
             return Err(ArtifactError::FormatVersion(format));
         }
         let (checksum, body) = (&bytes[12..44], &bytes[44..]);
@@ -317,7 +322,13 @@ fn read_head(header: &Header, language: &str) -> Result<LanguageHead, ArtifactEr
         }
         heads.push(*head);
     }
+    let stack = header.stacks.get(language).copied();
+    // Written so that what is no number is out of range too.
+    if !stack.iter().flat_map(Stack::numbers).all(|number| number.abs() <= LARGEST_CALIBRATION) {
+        return Err(ArtifactError::Header(format!("stack of {language} is out of range")));
+    }
     Ok(LanguageHead {
+        stack,
         platt: std::array::from_fn(|signal| heads[signal].calibration),
         thresholds: std::array::from_fn(|signal| heads[signal].thresholds),
         document: std::array::from_fn(|signal| heads[signal].document),

@@ -30,7 +30,7 @@ pub struct Span {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Explanation {
     pub signal: Signal,
-    /// The linear model's sum before calibration, of the passage that decided.
+    /// The sum of the signal's own linear model, of the passage that decided: before it is weighed against the other signals and calibrated.
     pub margin: f64,
     /// What the model says before it reads a word.
     pub bias: f64,

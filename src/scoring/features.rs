@@ -36,6 +36,13 @@ pub struct Feature {
     pub last: u32,
 }
 
+/// How many things are counted over a whole text.
+pub const N_COUNTS: usize = 10;
+
+/// The counts of a text, each as its number of binary digits: words, links, handles, hashtags, quotes, exclamation marks, question marks, quarters
+/// of capitals, sentences, disguised letters.
+pub type Shape = [u32; N_COUNTS];
+
 /// The ends of a feature that belongs to no place in the text, such as its length.
 pub const WHOLE_TEXT: (u32, u32) = (u32::MAX, u32::MAX);
 
@@ -379,23 +386,28 @@ impl TokenText {
                 send(123, token.hash, span(index, index));
             }
         }
-        let marks = self.marks;
-        let n_tokens = tokens.len() as u32;
-        let share_upper = (marks.n_upper * 4).checked_div(marks.n_letters).unwrap_or(0);
-        for (kind, count) in [
-            (0, n_tokens),
-            (1, marks.n_links),
-            (2, marks.n_handles),
-            (3, marks.n_hashtags),
-            (4, self.n_quotes),
-            (5, self.n_exclamations),
-            (6, self.n_questions),
-            (7, share_upper),
-            (8, self.sentence_ends.len() as u32),
-            (9, marks.n_disguised),
-        ] {
-            send(130, combine(kind, u64::from(u32::BITS - count.leading_zeros())), WHOLE_TEXT);
+        for (kind, size) in (0..).zip(self.shape()) {
+            send(130, combine(kind, u64::from(size)), WHOLE_TEXT);
         }
+    }
+
+    /// What is counted over the whole text, whatever its words.
+    pub fn shape(&self) -> Shape {
+        let marks = self.marks;
+        let counts = [
+            self.tokens.len() as u32,
+            marks.n_links,
+            marks.n_handles,
+            marks.n_hashtags,
+            self.n_quotes,
+            self.n_exclamations,
+            self.n_questions,
+            // Quarters of capital letters.
+            (marks.n_upper * 4).checked_div(marks.n_letters).unwrap_or(0),
+            self.sentence_ends.len() as u32,
+            marks.n_disguised,
+        ];
+        counts.map(|count| u32::BITS - count.leading_zeros())
     }
 }
 

@@ -1,8 +1,8 @@
 //! The pure core: a model and a text in, signals out. No IO, no clock, no logging, and no way to fail.
 //!
 //! In reading order: [`normalize`] undoes disguises, [`lexicon`] knows words, [`language`] says which language, [`passages`] cuts long
-//! texts, [`features`] walks n-grams, [`model`] adds weights, [`calibration`] makes probabilities, [`signals`] names the results,
-//! [`explain`] says which words made them, and [`artifact`] is the file that holds it all.
+//! texts, [`features`] walks n-grams, [`model`] adds weights, [`stack`] weighs the signals against each other, [`calibration`] makes
+//! probabilities, [`signals`] names the results, [`explain`] says which words made them, and [`artifact`] is the file that holds it all.
 
 pub mod artifact;
 pub mod calibration;
@@ -14,6 +14,7 @@ pub mod model;
 pub mod normalize;
 pub mod passages;
 pub mod signals;
+pub mod stack;
 
 pub use artifact::{Artifact, ArtifactError};
 pub use explain::{Explanation, Span};

@@ -5,12 +5,13 @@
 
 use super::calibration::{DocumentCalibration, Platt};
 use super::explain::{self, Explanation};
-use super::features::{ContextClasses, Family, Feature, N_FAMILIES, TokenText};
+use super::features::{ContextClasses, Family, Feature, N_FAMILIES, Shape, TokenText};
 use super::language::{self, Detected};
 use super::lexicon::{Lexicon, N_LANGUAGES};
 use super::normalize::NormalizedText;
 use super::passages::cut_passages;
 use super::signals::{Abstained, N_SIGNALS, PassageScores, Scored, Signal, SignalScore, Thresholds, reading};
+use super::stack::Stack;
 
 /// Fixed-point ones of a family's norm.
 pub const NORM_ONE: f64 = 65_536.0;
@@ -75,6 +76,7 @@ fn tag(hash: u64) -> u32 {
 /// Everything about one language: how margins become scores and scores bands.
 #[derive(Debug, Clone, Copy)]
 pub struct LanguageHead {
+    pub stack: Option<Stack>,
     pub platt: [Platt; N_SIGNALS],
     pub thresholds: [Thresholds; N_SIGNALS],
     pub document: [DocumentCalibration; N_SIGNALS],
@@ -147,23 +149,22 @@ impl Model {
 
     /// Scores a text. `hint` is the language that the record gives itself, if any.
     pub fn score(&self, text: &str, hint: Option<&str>, scratch: &mut Scratch) -> Scored {
-        self.score_with(text, hint, scratch, |_, _, _| {})
+        self.score_with(text, hint, scratch, |_, _, _, _| {})
     }
 
     /// Scores a text and says which words made each score.
     pub fn explain(&self, text: &str, hint: Option<&str>, scratch: &mut Scratch) -> (Scored, Vec<Explanation>) {
-        let mut found: Vec<Option<Explanation>> = vec![None; N_SIGNALS];
-        let scored = self.score_with(text, hint, scratch, |scratch, margins, offset| {
-            for signal in Signal::ALL {
-                let margin = self.margin(margins, signal);
-                let slot = &mut found[signal.index()];
+        let mut found: [Option<(f64, Explanation)>; N_SIGNALS] = Default::default();
+        let scored = self.score_with(text, hint, scratch, |scratch, margins, scores, offset| {
+            for (signal, (slot, &score)) in Signal::ALL.into_iter().zip(found.iter_mut().zip(scores)) {
                 // Of a long text the passage that decided is explained.
-                if slot.as_ref().is_none_or(|earlier| margin > earlier.margin) {
-                    *slot = Some(explain::explain(self, scratch, margins, signal, offset));
+                if slot.as_ref().is_none_or(|(highest, _)| score > *highest) {
+                    *slot = Some((score, explain::explain(self, scratch, margins, signal, offset)));
                 }
             }
         });
-        let explanations = if scored.abstained.is_some() { Vec::new() } else { found.into_iter().flatten().collect() };
+        let explanations = found.into_iter().flatten().map(|(_, explanation)| explanation);
+        let explanations = if scored.abstained.is_some() { Vec::new() } else { explanations.collect() };
         (scored, explanations)
     }
 
@@ -172,7 +173,7 @@ impl Model {
         text: &str,
         hint: Option<&str>,
         scratch: &mut Scratch,
-        mut each_passage: impl FnMut(&Scratch, &Margins, usize),
+        mut each_passage: impl FnMut(&Scratch, &Margins, &[f64; N_SIGNALS], usize),
     ) -> Scored {
         let passages = cut_passages(text);
         let nothing = Detected { lang: super::Lang { code: "und", score: 0.0 }, index: None };
@@ -184,7 +185,7 @@ impl Model {
         let mut language = 0;
         let mut scored = Vec::with_capacity(passages.len());
         for (index, range) in passages.iter().enumerate() {
-            self.read_passage(&text[range.clone()], scratch);
+            read_passage(&text[range.clone()], &self.lexicon, &self.classes, scratch);
             n_letters += scratch.tokens.n_letters();
             if index == 0 {
                 if passages.len() == 1 && n_letters < self.fewest_letters {
@@ -197,8 +198,8 @@ impl Model {
                 }
             }
             let margins = self.passage_margins(scratch);
-            each_passage(scratch, &margins, range.start);
-            let scores = self.passage_scores(&margins, language);
+            let scores = self.passage_scores(&margins, scratch, language);
+            each_passage(scratch, &margins, &scores, range.start);
             scored.push(PassageScores { start: range.start, end: range.end, scores });
         }
         let detected = detected.unwrap_or(nothing);
@@ -217,12 +218,6 @@ impl Model {
             abstained: None,
             passages: scored,
         }
-    }
-
-    fn read_passage(&self, passage: &str, scratch: &mut Scratch) {
-        scratch.normalized.fill(passage, &self.lexicon);
-        let n_chars = scratch.normalized.chars.len();
-        scratch.tokens.fill(&scratch.normalized, 0, n_chars, &self.lexicon, &self.classes);
     }
 
     fn passage_margins(&self, scratch: &mut Scratch) -> Margins {
@@ -260,9 +255,11 @@ impl Model {
         Some(i64::from(known.weights[signal.index()]) * margins.norms[feature.family as usize])
     }
 
-    fn passage_scores(&self, margins: &Margins, language: usize) -> [f64; N_SIGNALS] {
+    fn passage_scores(&self, margins: &Margins, scratch: &Scratch, language: usize) -> [f64; N_SIGNALS] {
         let head = &self.heads[language];
-        imply(Signal::ALL.map(|signal| head.platt[signal.index()].score(self.margin(margins, signal))))
+        let alone = Signal::ALL.map(|signal| self.margin(margins, signal));
+        let weighed = head.stack.as_ref().map_or(alone, |stack| stack.margins(&alone, &scratch.tokens.shape()));
+        imply(std::array::from_fn(|signal| head.platt[signal].score(weighed[signal])))
     }
 
     fn document_signals(&self, passages: &[PassageScores], language: usize) -> [SignalScore; N_SIGNALS] {
@@ -277,9 +274,9 @@ impl Model {
         })
     }
 
-    /// The margins of one passage as numbers, before calibration; what training measures on. No passage cutting, no abstention.
+    /// The margins of one passage as numbers, before stack and calibration; what training measures on. No passage cutting, no abstention.
     pub fn margins_of_passage(&self, passage: &str, scratch: &mut Scratch) -> [f64; N_SIGNALS] {
-        self.read_passage(passage, scratch);
+        read_passage(passage, &self.lexicon, &self.classes, scratch);
         let margins = self.passage_margins(scratch);
         Signal::ALL.map(|signal| self.margin(&margins, signal))
     }
@@ -311,13 +308,23 @@ fn abstain(detected: Detected, why: Abstained) -> Scored {
     Scored { lang: detected.lang, signals: None, reading: None, abstained: Some(why), passages: Vec::new() }
 }
 
+/// The shape of one passage as scoring sees it; for training.
+pub fn passage_shape(passage: &str, lexicon: &Lexicon, scratch: &mut Scratch) -> Shape {
+    read_passage(passage, lexicon, &ContextClasses::new(lexicon), scratch);
+    scratch.tokens.shape()
+}
+
 /// Walks the features of one passage the way the models do; for training, which counts what scoring will look up.
 pub fn walk_passage(passage: &str, lexicon: &Lexicon, scratch: &mut Scratch, emit: impl FnMut(Feature)) {
     let classes = ContextClasses::new(lexicon);
+    read_passage(passage, lexicon, &classes, scratch);
+    scratch.tokens.walk(&classes, emit);
+}
+
+fn read_passage(passage: &str, lexicon: &Lexicon, classes: &ContextClasses, scratch: &mut Scratch) {
     scratch.normalized.fill(passage, lexicon);
     let n_chars = scratch.normalized.chars.len();
-    scratch.tokens.fill(&scratch.normalized, 0, n_chars, lexicon, &classes);
-    scratch.tokens.walk(&classes, emit);
+    scratch.tokens.fill(&scratch.normalized, 0, n_chars, lexicon, classes);
 }
 
 const _: () = assert!(size_of::<FeatureWeights>() == 16 && Family::Context as usize + 1 == N_FAMILIES);

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 use vigie::models::builtin;
+use vigie::scoring::stack::{Gate, N_GATE_COUNTS, N_INPUTS, N_SIZES, Stack};
 use vigie::scoring::{Abstained, Artifact, ArtifactError, Model, Scratch, Signal};
 
 /// Makes a text of about so many bytes.
@@ -52,14 +53,15 @@ fn taking_out_the_top_span_lowers_the_score_more_than_taking_out_another() {
     ] {
         let (_, explanations) = model.explain(text, None, &mut scratch);
         let spans: Vec<_> = explanations[signal.index()].spans.iter().filter(|span| span.contribution > 0.0).collect();
-        let margin_without = |start: usize, end: usize, scratch: &mut Scratch| {
-            model.margins_of_passage(&format!("{}{}", &text[..start], &text[end..]), scratch)[signal.index()]
+        let score_without = |start: usize, end: usize, scratch: &mut Scratch| {
+            let rest = format!("{}{}", &text[..start], &text[end..]);
+            model.score(&rest, None, scratch).signals.map_or(0.0, |signals| signals[signal.index()].score)
         };
         let Some(top) = spans.first() else { continue };
-        let without_top = margin_without(top.start, top.end, &mut scratch);
+        let without_top = score_without(top.start, top.end, &mut scratch);
         for other in spans.iter().skip(1) {
             tried += 1;
-            decisive += usize::from(without_top <= margin_without(other.start, other.end, &mut scratch));
+            decisive += usize::from(without_top <= score_without(other.start, other.end, &mut scratch));
         }
     }
     assert!(tried >= 5 && decisive * 10 >= tried * 7, "{decisive} of {tried}");
@@ -140,6 +142,42 @@ fn a_model_whose_numbers_make_no_probabilities_is_refused() {
         (head.document.slope, head.document.per_log2_passages) = (1e308, -1e308);
     });
     check(|artifact| drop(artifact.header.heads.remove("en")));
+    check(|artifact| {
+        let mut stack = identity_stack();
+        stack.weights[0][0] = 1e9;
+        artifact.header.stacks.insert("fr".to_owned(), stack);
+    });
+}
+
+/// Leaves every margin as it is.
+fn identity_stack() -> Stack {
+    let closed = Gate { bias: 0.0, weights: [[0.0; N_SIZES]; N_GATE_COUNTS] };
+    let mut stack = Stack { gate: closed, bias: [0.0; 5], weights: [[0.0; N_INPUTS]; 5] };
+    (0..5).for_each(|signal| stack.weights[signal][signal] = 1.0);
+    stack
+}
+
+#[test]
+fn a_stack_weighs_signals_against_each_other_in_its_language_only() {
+    let scores = |stack: Option<Stack>, lang: &str| {
+        let mut artifact = Artifact::read(include_bytes!("golden/model.vigie")).unwrap();
+        artifact.header.canaries.clear();
+        artifact.header.stacks = stack.map(|stack| ("fr".to_owned(), stack)).into_iter().collect();
+        let model = Model::from_bytes(&artifact.write()).unwrap();
+        let scored = model.score(TEXTS[1], Some(lang), &mut Scratch::default());
+        scored.signals.unwrap().map(|signal| signal.score)
+    };
+    let alone = scores(None, "fr");
+    assert_eq!(scores(Some(identity_stack()), "fr"), alone);
+    let mut stack = identity_stack();
+    let (attack, counter_speech) = (Signal::Attack.index(), Signal::CounterSpeech.index());
+    stack.bias[counter_speech] = -1.0;
+    stack.weights[attack][counter_speech] = -1.0;
+    let weighed = scores(Some(stack), "fr");
+    assert!(weighed[counter_speech] < alone[counter_speech], "{weighed:?} {alone:?}");
+    assert_ne!(weighed[attack], alone[attack]);
+    assert_eq!(weighed[Signal::Moderation.index()], alone[Signal::Moderation.index()]);
+    assert_eq!(scores(Some(stack), "en"), scores(None, "en"));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A frozen model and frozen texts give frozen scores: what this program reads today it must read the same way tomorrow.
 //!
-//! `golden/model.vigie` is a small model of `vigie-train fit` (features in at least 60 passages); `golden/scores.jsonl` holds texts of ours with the margins it gave.
+//! `golden/model.vigie` is a small model of `vigie-train fit` (features in at least 60 passages), in format 1, which must stay readable;
+//! `golden/scores.jsonl` holds texts of ours with the margins it gave.
 //! A change that moves them changes the meaning of every model file: raise `FEATURE_SPEC_VERSION`, and make both anew with `VIGIE_TEST_UPDATE_GOLDEN=1`.
 
 use std::path::PathBuf;

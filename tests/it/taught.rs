@@ -37,6 +37,7 @@ pub fn model(version: &str) -> Model {
     header.unit = [1.0 / 4096.0; 5];
     header.bias = [-2 * 4096 * 65_536; 5];
     header.family_scale = [1.0; 3];
+    header.stacks.clear();
     for head in header.heads.values_mut().flat_map(|by_signal| by_signal.values_mut()) {
         head.calibration = serde_json::from_value(serde_json::json!({"a": -1.0, "b": 0.0})).unwrap();
         head.thresholds = serde_json::from_value(serde_json::json!({"low": 0.2, "high": 0.6})).unwrap();
