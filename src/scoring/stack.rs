@@ -74,23 +74,14 @@ impl Stack {
 
 /// What the second models read of a passage; `openness` is the gate's.
 pub fn inputs(margins: &[f64; N_SIGNALS], openness: f64) -> [f64; N_INPUTS] {
-    let mut inputs = [0.0; N_INPUTS];
-    let mut slots = inputs.iter_mut();
-    let mut put = |value: f64| {
-        if let Some(slot) = slots.next() {
-            *slot = value;
-        }
-    };
-    let probabilities = margins.map(sigmoid);
-    margins.iter().for_each(|&margin| put(margin));
-    put(openness);
-    margins.iter().for_each(|&margin| put(openness * margin));
     let closed = 1.0 - openness;
-    probabilities.iter().for_each(|&probability| put(closed * probability));
-    for (index, left) in probabilities.iter().enumerate() {
-        probabilities[index + 1..].iter().for_each(|right| put(closed * left * right));
-    }
-    inputs
+    let probabilities = margins.map(sigmoid);
+    let outside = probabilities.map(|probability| closed * probability);
+    let pairs = (0..N_SIGNALS).flat_map(|left| (left + 1..N_SIGNALS).map(move |right| (left, right)));
+    let products = pairs.map(|(left, right)| outside[left] * probabilities[right]);
+    let gated = margins.map(|margin| openness * margin);
+    let mut all = margins.iter().copied().chain([openness]).chain(gated).chain(outside).chain(products);
+    std::array::from_fn(|_| all.next().unwrap_or_default())
 }
 
 fn sigmoid(x: f64) -> f64 {
