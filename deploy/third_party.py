@@ -17,6 +17,7 @@ HEAD = """# Third-party software
 
 Made by `deploy/third_party.py`. The `vigie` program contains the packages below; each is used under the licence named here. Full text of
 the Apache License 2.0: [LICENSE-APACHE](LICENSE-APACHE). OpenSSL is not contained but loaded from the system.
+The word vectors of the built-in model began as those of the sentence encoder multilingual-e5-small (Liang Wang and others, Microsoft; MIT).
 
 """
 

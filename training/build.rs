@@ -1,6 +1,7 @@
 //! From imported rows to a model file: cross-fitted calibration, final fit, integer weights, canaries; an artifact out.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use linfa::ParamGuard;
@@ -13,6 +14,7 @@ use vigie::scoring::artifact::{Artifact, Canary, FeatureRow, Header, SignalHead,
 use vigie::scoring::features::FEATURE_SPEC_VERSION;
 use vigie::scoring::lexicon::{LANGUAGES, Lexicon, LexiconFile};
 use vigie::scoring::model::imply;
+use vigie::scoring::network::Network;
 use vigie::scoring::signals::N_SIGNALS;
 use vigie::scoring::{Model, Scratch, Signal};
 
@@ -25,8 +27,11 @@ use crate::examples::{Examples, FeatureSettings, Vocabulary, make_vocabulary, ta
 use crate::fit::{SparseLogistic, SparseLogisticParams};
 use crate::importer::{Import, Origin};
 use crate::measure::Figures;
+use crate::network::{NetworkRows, NetworkSettings, train};
+use crate::parallel;
 use crate::split::{Part, Place};
 use crate::stack::{StackSettings, fit_stacks};
+use crate::vectors::WordVectors;
 
 /// Everything that decides a model beside its data. Kept in the model file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +41,7 @@ pub struct FitSettings {
     pub seed: u64,
     pub features: FeatureSettings,
     pub learner: SparseLogisticParams,
+    pub network: NetworkSettings,
     pub stack: StackSettings,
     pub bands: BandSettings,
     /// Cross-fitting folds for calibration.
@@ -72,11 +78,23 @@ pub fn build(import: &Import, places: &[Place], lexicon_file: LexiconFile, setti
     tracing::info!(n_passages = passages.len(), n_features = vocabulary.hashes.len(), "rows ready");
     let learner = settings.learner.check()?;
 
+    // Only rows that we have written or read teach the network and count for calibration: other labels mean other things.
+    let counts = |row: usize| matches!(import.rows[chosen[row]].origin, Origin::Own | Origin::Annotated);
+    let is_out = |row: &usize, fold: u64| (places[chosen[*row]].unit / 97) % settings.n_folds == fold;
+    let mut training = import.sources.clone();
+    let (mut network, mut network_margins) = (None, None);
+    if settings.network.enabled {
+        let (vectors, source) = WordVectors::read(Path::new(&settings.network.vectors))?;
+        training.push(source);
+        let rows = NetworkRows::new(&passages, &lexicon, &vectors, &settings.network);
+        let (fitted, margins) = fit_networks(&rows, passages.len(), &counts, &is_out, settings)?;
+        (network, network_margins) = (Some(fitted), Some(margins));
+    }
+
     // Cross-fitting: every passage gets its margins from a model that has not seen its unit.
     let mut margins = Array2::from_elem((passages.len(), N_SIGNALS), f64::NAN);
     for fold in 0..settings.n_folds {
-        let is_out = |row: &usize| (places[chosen[*row]].unit / 97) % settings.n_folds == fold;
-        let (out, within): (Vec<usize>, Vec<usize>) = (0..passages.len()).partition(is_out);
+        let (out, within): (Vec<usize>, Vec<usize>) = (0..passages.len()).partition(|row| is_out(row, fold));
         let examples: Examples = DatasetBase::new(rows.select(&within), labels.select(ndarray::Axis(0), &within))
             .with_weights(weights.select(ndarray::Axis(0), &within));
         let model: SparseLogistic = learner.fit(&examples)?;
@@ -91,18 +109,16 @@ pub fn build(import: &Import, places: &[Place], lexicon_file: LexiconFile, setti
     let examples: Examples = DatasetBase::new(rows, labels).with_weights(weights);
     let fitted: SparseLogistic = learner.fit(&examples)?;
 
-    // Only rows that we have written or read count for calibration: other labels mean other things.
-    let counts = |row: usize| matches!(import.rows[chosen[row]].origin, Origin::Own | Origin::Annotated);
     let is_found = |row: usize| import.rows[chosen[row]].origin == Origin::Annotated;
     let (stacks, margins) = if settings.stack.enabled {
-        fit_stacks(&passages, &margins, &lexicon, &counts, &is_found, &settings.stack)?
+        fit_stacks(&passages, &margins, network_margins.as_ref(), &lexicon, &counts, &is_found, &settings.stack)?
     } else {
         (BTreeMap::new(), margins)
     };
     let heads = calibrate(&passages, &margins, &counts, settings)?;
     let (unit, features) = integer_weights(&fitted, &vocabulary);
     let mut training_hash = Sha256::new();
-    import.sources.iter().for_each(|source| training_hash.update(&source.sha256));
+    training.iter().for_each(|source| training_hash.update(&source.sha256));
     training_hash.update(serde_json::to_vec(settings)?);
     let header = Header {
         version: settings.version.clone(),
@@ -111,12 +127,13 @@ pub fn build(import: &Import, places: &[Place], lexicon_file: LexiconFile, setti
         languages: LANGUAGES.map(str::to_owned).to_vec(),
         fewest_letters: settings.fewest_letters,
         n_features: features.len(),
+        n_network_words: network.as_ref().map(|network| network.parts().words.len()),
         family_scale: settings.features.family_scale,
         bias: std::array::from_fn(|signal| bias_steps(fitted.intercepts[signal], unit[signal])),
         unit,
         stacks,
         heads,
-        training: import.sources.clone(),
+        training,
         training_sha256: format!("{:x}", training_hash.finalize()),
         seed: settings.seed,
         settings: serde_json::to_value(settings)?,
@@ -126,9 +143,38 @@ pub fn build(import: &Import, places: &[Place], lexicon_file: LexiconFile, setti
         canaries: Vec::new(),
         lexicon: lexicon_file,
     };
-    let mut artifact = Artifact { header, features };
+    let mut artifact = Artifact { header, features, network: network.map(|network| network.parts().clone()) };
     artifact.header.canaries = canaries(&artifact)?;
     finish(artifact)
+}
+
+/// A network on all rows that count, and margins of every row from one that has not seen its unit.
+fn fit_networks(
+    rows: &NetworkRows,
+    n_rows: usize,
+    counts: &dyn Fn(usize) -> bool,
+    is_out: &dyn Fn(&usize, u64) -> bool,
+    settings: &FitSettings,
+) -> Result<(Network, Array2<f64>)> {
+    let folds = 0..settings.n_folds;
+    let (held_out, mut taught): (Vec<Vec<usize>>, Vec<Vec<usize>>) =
+        folds.map(|fold| (0..n_rows).partition(|row| is_out(row, fold))).unzip();
+    // The last network is the one that is kept.
+    taught.push((0..n_rows).collect());
+    taught.iter_mut().for_each(|rows| rows.retain(|&row| counts(row)));
+    let networks = parallel::map(taught.len(), |job| {
+        let seed = if job < held_out.len() { settings.seed + 1 + job as u64 } else { settings.seed };
+        train(rows, &taught[job], &settings.network, seed)
+    });
+    let mut networks = networks.into_iter().collect::<Result<Vec<Network>>>()?;
+    let kept = networks.pop().context("no network was trained")?;
+    let mut margins = Array2::from_elem((n_rows, N_SIGNALS), f64::NAN);
+    for (network, out) in networks.iter().zip(&held_out) {
+        for (row, found) in out.iter().zip(rows.margins(network, out).rows()) {
+            margins.row_mut(*row).assign(&found);
+        }
+    }
+    Ok((kept, margins))
 }
 
 /// Writes the figures of an evaluation and the model card into the file. Scores do not change; the file's SHA-256 does.

@@ -32,7 +32,8 @@ fn model_details(evaluation: &Evaluation) -> String {
         "\n## 1. Model details\n\n\
          - Version {}, SHA-256 `{}`.\n\
          - Five L2-regularized logistic regressions over one walk of {} hashed n-grams (words, characters, and word classes in context), fitted by L-BFGS, weights stored as 16-bit \
-           integers; a small second model by signal and language that weighs the five margins against each other and reads the shape of the text; Platt scaling and two thresholds by signal and language. All of it from cross-fitted margins.\n\
+           integers; a small convolutional network over the words in their order, whose word vectors begin as those of the sentence encoder multilingual-e5-small (MIT); \
+           a second model by signal and language that weighs their margins against each other and reads the shape of the text; Platt scaling and two thresholds by signal and language. All of it from cross-fitted margins.\n\
          - Made by the Vigie project. Licence: {}. The same corpus, sets and settings give the same file byte for byte.\n\
          - Settings of the fit: `{}`\n",
         model.version, model.sha256, model.n_features, model.licence, model.settings

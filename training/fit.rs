@@ -12,6 +12,7 @@ use linfa::traits::{Fit, PredictInplace};
 use ndarray::{Array1, Array2};
 
 use crate::examples::{Examples, SparseRows};
+use crate::parallel;
 
 /// Settings, checked.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -81,32 +82,8 @@ impl Fit<SparseRows, Array2<f32>, FitError> for SparseLogisticValidParams {
     /// Fits one binary model a target column. Errors when a target has only one class or the minimizer fails.
     fn fit(&self, examples: &Examples) -> Result<SparseLogistic, FitError> {
         let n_targets = examples.targets().ncols();
-        let fit_one = |target: usize| fit_target(examples, target, self);
-        // Targets do not depend on each other: two at a time, and the result is the same in any order.
-        let next = std::sync::atomic::AtomicUsize::new(0);
-        let columns: Vec<Result<Vec<f64>, FitError>> = std::thread::scope(|scope| {
-            let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(n_targets);
-            let handles: Vec<_> = (0..n_threads)
-                .map(|_| {
-                    scope.spawn(|| {
-                        let mut done = Vec::new();
-                        loop {
-                            let target = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                            if target >= n_targets {
-                                return done;
-                            }
-                            done.push((target, fit_one(target)));
-                        }
-                    })
-                })
-                .collect();
-            let mut all: Vec<_> = handles
-                .into_iter()
-                .flat_map(|handle| handle.join().expect("a fit returns its errors, it does not panic"))
-                .collect();
-            all.sort_by_key(|(target, _)| *target);
-            all.into_iter().map(|(_, column)| column).collect()
-        });
+        // Targets do not depend on each other.
+        let columns = parallel::map(n_targets, |target| fit_target(examples, target, self));
         let n_features = examples.records().nfeatures();
         let mut model =
             SparseLogistic { weights: Array2::zeros((n_features, n_targets)), intercepts: Array1::zeros(n_targets) };

@@ -9,6 +9,8 @@ mod corpus;
 mod coverage;
 mod curves;
 mod document;
+#[cfg(feature = "encoder")]
+mod encoder;
 mod evaluate;
 mod evasion;
 mod examples;
@@ -17,6 +19,8 @@ mod goals;
 mod importer;
 mod label;
 mod measure;
+mod network;
+mod parallel;
 mod publish;
 mod report;
 mod slices;
@@ -25,13 +29,15 @@ mod stack;
 mod suite;
 mod svg;
 mod swap;
+mod vectors;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use tracing::info;
+use vigie::scoring::lexicon::LexiconFile;
 
 use build::{Built, FitSettings};
 use importer::Import;
@@ -59,6 +65,9 @@ enum Command {
     Publish(PublishArgs),
     /// All of it: checks the corpus, fits, evaluates, writes model and report.
     Run(RunArgs),
+    /// Reads the training passages with a sentence encoder and writes the word vectors that the network starts from.
+    #[cfg(feature = "encoder")]
+    Vectors(VectorsArgs),
     /// Looks after the corpus: `check` refuses near-duplicates, `coverage` and `agreement` write tables.
     Corpus(CorpusArgs),
 }
@@ -154,6 +163,28 @@ struct RunArgs {
     report: PathBuf,
 }
 
+#[cfg(feature = "encoder")]
+#[derive(Debug, Args)]
+struct VectorsArgs {
+    #[command(flatten)]
+    data: DataArgs,
+    /// Settings of the fit: how words are counted.
+    #[arg(long, default_value = "training/fit.toml")]
+    settings: PathBuf,
+    /// Word classes.
+    #[arg(long, default_value = "training/lexicon.toml")]
+    lexicon: PathBuf,
+    /// Folder of the encoder: a BERT with `config.json`, `tokenizer.json`, `model.safetensors`.
+    #[arg(long)]
+    encoder: PathBuf,
+    /// Licence of the encoder, to be named in the file.
+    #[arg(long, default_value = "MIT")]
+    licence: String,
+    /// The file of vectors.
+    #[arg(long, short, default_value = "training/vectors.zst")]
+    out: PathBuf,
+}
+
 #[derive(Debug, Args)]
 struct CorpusArgs {
     /// What to do.
@@ -216,6 +247,21 @@ fn run(command: Command) -> Result<()> {
             write_model(&built, &args.fit.out)?;
             evaluate::write(&evaluation, Some(&args.report))
         }
+        #[cfg(feature = "encoder")]
+        Command::Vectors(args) => {
+            let (import, places) = read_all(&args.data)?;
+            let settings = read_settings(&args.settings, &[])?;
+            let lexicon = read_lexicon(&args.lexicon, &import, &settings)?;
+            let lexicon = vigie::scoring::lexicon::Lexicon::new(&lexicon).map_err(anyhow::Error::msg)?;
+            let passages: Vec<_> = std::iter::zip(&import.rows, &places)
+                .filter(|(row, place)| row.trainable && place.part == split::Part::Train)
+                .map(|(row, _)| &row.passage)
+                .collect();
+            let vectors = encoder::word_vectors(&passages, &lexicon, &args.encoder, &args.licence)?;
+            vectors.write(&args.out)?;
+            info!(file = %args.out.display(), n_words = vectors.provenance.n_words, "vectors written");
+            Ok(())
+        }
         Command::Corpus(args) => {
             let (import, places) = read_all(&args.data)?;
             match args.what {
@@ -246,26 +292,28 @@ fn read_data(data: &DataArgs, fit: &FitArgs) -> Result<(Import, Vec<Place>)> {
 }
 
 fn fit_model(args: &FitArgs, import: &Import, places: &[Place]) -> Result<Built> {
-    let mut settings = read_settings(args)?;
+    let mut settings = read_settings(&args.settings, &args.overrides)?;
     if let Some(version) = &args.version {
         settings.version.clone_from(version);
     }
-    let classes =
-        std::fs::read_to_string(&args.lexicon).with_context(|| format!("could not read {}", args.lexicon.display()))?;
+    let lexicon = read_lexicon(&args.lexicon, import, &settings)?;
+    build::build(import, places, lexicon, &settings)
+}
+
+fn read_lexicon(path: &Path, import: &Import, settings: &FitSettings) -> Result<LexiconFile> {
+    let classes = std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
     let countable = import.rows.iter().filter(|row| row.trainable);
     let words = examples::count_words(
         countable.map(|row| (row.passage.language(), row.passage.text.as_str())),
         settings.fewest_word_occurrences,
     );
-    let lexicon = examples::make_lexicon(&classes, words).with_context(|| format!("in {}", args.lexicon.display()))?;
-    build::build(import, places, lexicon, &settings)
+    examples::make_lexicon(&classes, words).with_context(|| format!("in {}", path.display()))
 }
 
-fn read_settings(args: &FitArgs) -> Result<FitSettings> {
-    let content = std::fs::read_to_string(&args.settings)
-        .with_context(|| format!("could not read {}", args.settings.display()))?;
-    let mut table: toml::Table = toml::from_str(&content).with_context(|| format!("in {}", args.settings.display()))?;
-    for setting in &args.overrides {
+fn read_settings(path: &Path, overrides: &[String]) -> Result<FitSettings> {
+    let content = std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
+    let mut table: toml::Table = toml::from_str(&content).with_context(|| format!("in {}", path.display()))?;
+    for setting in overrides {
         let Some((key, value)) = setting.split_once('=') else {
             bail!("--set {setting:?} is not KEY=VALUE");
         };
@@ -287,7 +335,7 @@ fn read_settings(args: &FitArgs) -> Result<FitSettings> {
     FitSettings::deserialize_from(table)
 }
 
-fn load_model(path: Option<&std::path::Path>) -> Result<vigie::scoring::Model> {
+fn load_model(path: Option<&Path>) -> Result<vigie::scoring::Model> {
     match path {
         None => vigie::models::builtin().context("the built-in model does not load"),
         Some(path) => {
@@ -298,7 +346,7 @@ fn load_model(path: Option<&std::path::Path>) -> Result<vigie::scoring::Model> {
     }
 }
 
-fn write_model(built: &Built, path: &std::path::Path) -> Result<()> {
+fn write_model(built: &Built, path: &Path) -> Result<()> {
     std::fs::write(path, &built.bytes).with_context(|| format!("could not write {}", path.display()))?;
     info!(
         file = %path.display(),

@@ -7,13 +7,15 @@ use linfa::ParamGuard;
 use linfa::dataset::DatasetBase;
 use linfa::traits::Fit;
 use linfa_logistic::LogisticRegression;
-use ndarray::{Array1, Array2};
+use ndarray::{Array1, Array2, Axis};
 use serde::{Deserialize, Serialize};
 use vigie::scoring::features::Shape;
 use vigie::scoring::lexicon::{LANGUAGES, Lexicon};
 use vigie::scoring::model::passage_shape;
 use vigie::scoring::signals::N_SIGNALS;
-use vigie::scoring::stack::{Gate, N_GATE_COUNTS, N_INPUTS, N_SIZES, Stack, inputs, size_classes};
+use vigie::scoring::stack::{
+    Gate, N_GATE_COUNTS, N_INPUTS, N_NETWORK_INPUTS, N_SIZES, Stack, inputs, network_inputs, size_classes,
+};
 use vigie::scoring::{Scratch, Signal};
 
 use crate::corpus::Passage;
@@ -36,11 +38,13 @@ pub struct StackSettings {
 const CLOSED: Gate = Gate { bias: -40.0, weights: [[0.0; N_SIZES]; N_GATE_COUNTS] };
 const MOST_ITERATIONS: u64 = 500;
 
-/// Fits a stack a language on the rows that `counts`; `margins` are rows × signals. Returns the stacks and what they make of all margins.
-/// `is_found` says which rows are found text. Errors when a signal has only one class in a language or a fit fails.
+/// Fits a stack a language on the rows that `counts`; `margins` are the linear models', rows × signals, `network` those of the network. Returns the
+/// stacks and what they make of all margins. `is_found` says which rows are found text. Errors when a signal has only one class in a language or a
+/// fit fails.
 pub fn fit_stacks(
     passages: &[&Passage],
     margins: &Array2<f64>,
+    network: Option<&Array2<f64>>,
     lexicon: &Lexicon,
     counts: &dyn Fn(usize) -> bool,
     is_found: &dyn Fn(usize) -> bool,
@@ -56,22 +60,44 @@ pub fn fit_stacks(
         let rows: Vec<usize> = in_language.iter().copied().filter(|&row| counts(row)).collect();
         let of_rows: Vec<(Shape, bool)> = rows.iter().map(|&row| (shapes[row], is_found(row))).collect();
         let gate = fit_gate(&of_rows, settings.gate_l2).with_context(|| format!("the gate of {code}"))?;
-        let margins_of = |row: usize| -> [f64; N_SIGNALS] { std::array::from_fn(|signal| margins[(row, signal)]) };
-        let inputs_of = |row: usize| inputs(&margins_of(row), gate.openness(&shapes[row]));
-        let mut stack = Stack { gate, bias: [0.0; N_SIGNALS], weights: [[0.0; N_INPUTS]; N_SIGNALS] };
+        let array = |table: &Array2<f64>, row: usize| std::array::from_fn(|signal| table[(row, signal)]);
+        let network_of = |row: usize| -> Option<[f64; N_SIGNALS]> { network.map(|network| array(network, row)) };
+        // As scoring does: with a network the margin of a signal is the mean of both.
+        let margins_of = |row: usize| -> [f64; N_SIGNALS] {
+            let linear = array(margins, row);
+            let mean =
+                |network: [f64; N_SIGNALS]| std::array::from_fn(|signal| (linear[signal] + network[signal]) / 2.0);
+            network_of(row).map_or(linear, mean)
+        };
+        let inputs_of = |row: usize| -> Vec<f64> {
+            let openness = gate.openness(&shapes[row]);
+            let of_network = network_of(row).map(|network| network_inputs(&network, openness));
+            inputs(&margins_of(row), openness).into_iter().chain(of_network.into_iter().flatten()).collect()
+        };
+        let mut stack = Stack {
+            gate,
+            bias: [0.0; N_SIGNALS],
+            weights: [[0.0; N_INPUTS]; N_SIGNALS],
+            network_weights: network.map(|_| [[0.0; N_NETWORK_INPUTS]; N_SIGNALS]),
+        };
         for signal in Signal::ALL {
             let known: Vec<(usize, bool)> =
                 rows.iter().filter_map(|&row| Some((row, passages[row].label(signal)?))).collect();
-            let table: Vec<[f64; N_INPUTS]> = known.iter().map(|&(row, _)| inputs_of(row)).collect();
+            let width = N_INPUTS + network.map_or(0, |_| N_NETWORK_INPUTS);
+            let table: Vec<f64> = known.iter().flat_map(|&(row, _)| inputs_of(row)).collect();
+            let table = Array2::from_shape_vec((known.len(), width), table)?;
             let labels: Vec<bool> = known.iter().map(|known| known.1).collect();
             let weights: Vec<f32> = known.iter().map(|&(row, _)| passages[row].weight as f32).collect();
             let (fitted, bias) = fit_second(&table, &labels, weights, settings.l2)
                 .with_context(|| format!("the stack of {code} {}", signal.as_str()))?;
-            stack.weights[signal.index()] = fitted;
+            stack.weights[signal.index()] = std::array::from_fn(|input| fitted[input]);
+            if let Some(weights) = &mut stack.network_weights {
+                weights[signal.index()] = std::array::from_fn(|input| fitted[N_INPUTS + input]);
+            }
             stack.bias[signal.index()] = bias;
         }
         for row in in_language {
-            let weighed = stack.margins(&margins_of(row), &shapes[row]);
+            let weighed = stack.margins(&margins_of(row), network_of(row).as_ref(), &shapes[row]);
             weighed.iter().enumerate().for_each(|(signal, &margin)| all_weighed[(row, signal)] = margin);
         }
         stacks.insert((*code).to_owned(), stack);
@@ -102,16 +128,12 @@ fn fit_gate(rows: &[(Shape, bool)], l2: f64) -> Result<Gate> {
     })
 }
 
-/// Logistic regression on inputs brought to unit variance. Returns weights for the inputs as they are, and the bias.
-fn fit_second(
-    table: &[[f64; N_INPUTS]],
-    labels: &[bool],
-    weights: Vec<f32>,
-    l2: f64,
-) -> Result<([f64; N_INPUTS], f64)> {
-    let scales = inverse_deviations(table);
-    let mut rows = SparseRows { row_starts: vec![0], n_columns: N_INPUTS, ..SparseRows::default() };
-    for inputs in table {
+/// Logistic regression on inputs (rows × inputs) brought to unit variance. Returns weights for the inputs as they are, and the bias.
+fn fit_second(table: &Array2<f64>, labels: &[bool], weights: Vec<f32>, l2: f64) -> Result<(Array1<f64>, f64)> {
+    // An input that never changes is left out.
+    let scales = table.std_axis(Axis(0), 0.0).mapv(|deviation| if deviation > 1e-6 { 1.0 / deviation } else { 0.0 });
+    let mut rows = SparseRows { row_starts: vec![0], n_columns: table.ncols(), ..SparseRows::default() };
+    for inputs in table.rows() {
         for (column, (input, scale)) in inputs.iter().zip(&scales).enumerate() {
             rows.columns.push(column as u32);
             rows.values.push((input * scale) as f32);
@@ -127,17 +149,7 @@ fn fit_second(
         telling: 0.0,
     });
     let fitted: SparseLogistic = learner.check()?.fit(&examples)?;
-    Ok((std::array::from_fn(|input| fitted.weights[(input, 0)] * scales[input]), fitted.intercepts[0]))
-}
-
-/// One by the standard deviation of every input; 0 for one that never changes.
-fn inverse_deviations(table: &[[f64; N_INPUTS]]) -> [f64; N_INPUTS] {
-    let n = table.len().max(1) as f64;
-    std::array::from_fn(|input| {
-        let mean = table.iter().map(|inputs| inputs[input]).sum::<f64>() / n;
-        let variance = table.iter().map(|inputs| (inputs[input] - mean).powi(2)).sum::<f64>() / n;
-        if variance > 1e-12 { 1.0 / variance.sqrt() } else { 0.0 }
-    })
+    Ok((&fitted.weights.column(0) * &scales, fitted.intercepts[0]))
 }
 
 #[cfg(test)]
@@ -167,7 +179,7 @@ mod tests {
             .map(|n| [0.0, 0.0, 0.0, if n % 2 == 0 { 2.0 } else { -2.0 }, if n % 4 < 2 { 2.0 } else { -2.0 }])
             .collect();
         let labels: Vec<bool> = margins.iter().map(|m| m[4] > 0.0 && m[3] < 0.0).collect();
-        let table: Vec<_> = margins.iter().map(|m| inputs(m, 0.5)).collect();
+        let table = Array2::from_shape_fn((400, N_INPUTS), |(row, input)| inputs(&margins[row], 0.5)[input]);
         let (weights, bias) = fit_second(&table, &labels, vec![1.0; 400], 0.1).unwrap();
         let margin = |m: [f64; N_SIGNALS]| bias + inputs(&m, 0.5).iter().zip(&weights).map(|(i, w)| i * w).sum::<f64>();
         assert!(margin([0.0, 0.0, 0.0, -2.0, 2.0]) > 1.0);

@@ -8,6 +8,7 @@ use std::path::Path;
 use vigie::scoring::artifact::{Canary, FeatureRow};
 use vigie::scoring::lexicon::Lexicon;
 use vigie::scoring::model::walk_passage;
+use vigie::scoring::network::{DIM, Layer, N_MARKS, N_POOLED, N_TAPS, NetworkParts, REACHES, WEIGHT_BITS};
 use vigie::scoring::{Artifact, Scratch};
 
 fn main() {
@@ -16,15 +17,44 @@ fn main() {
     let write = |name: &str, how: &[u8], rest: &[&[u8]]| {
         fs::write(folder.join(name), [how, &rest.concat()].concat()).expect("room for a seed");
     };
-    for (name, n_features, has_canary) in [("words", 12, false), ("no_words", 0, false), ("canary", 3, true)] {
-        let artifact = small(n_features, has_canary);
+    let kinds = [
+        ("words", 12, false, false),
+        ("no_words", 0, false, false),
+        ("canary", 3, true, false),
+        ("network", 3, false, true),
+    ];
+    for (name, n_features, has_canary, has_network) in kinds {
+        let mut artifact = small(n_features, has_canary);
+        if has_network {
+            let parts = network();
+            artifact.header.n_network_words = Some(parts.words.len());
+            artifact.network = Some(parts);
+        }
         let file = artifact.write();
         write(&format!("file_{name}"), b"f", &[&file]);
         write(&format!("mended_{name}"), b"c", &[&file]);
         let header = serde_json::to_vec(&artifact.header).expect("a header is JSON");
-        let n_header = u64::from_le_bytes(file[44..52].try_into().expect("eight bytes")) as usize;
-        let table = zstd::decode_all(&file[60 + n_header..]).expect("our own table");
-        write(&format!("header_{name}"), b"h", &[&(header.len() as u32).to_le_bytes(), &header, &table]);
+        let length = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().expect("eight bytes")) as usize;
+        let (packed_table, packed_network) = file[60 + length(44)..].split_at(length(52));
+        let table = zstd::decode_all(packed_table).expect("our own table");
+        let network = if has_network { zstd::decode_all(packed_network).expect("our own network") } else { Vec::new() };
+        let lengths = [header.len() as u32, table.len() as u32].map(u32::to_le_bytes).concat();
+        write(&format!("header_{name}"), b"h", &[&lengths, &header, &table, &network]);
+    }
+}
+
+/// Two words, and one channel through.
+fn network() -> NetworkParts {
+    let mut layer = Layer { weights: vec![[0; N_TAPS * DIM]; DIM], bias: [0; DIM] };
+    layer.weights[0][DIM] = 1 << WEIGHT_BITS;
+    NetworkParts {
+        words: vec![7, 9],
+        vectors: vec![[1; DIM], [16; DIM], [-16; DIM]],
+        marks: vec![[2; DIM]; N_MARKS],
+        layers: vec![layer; REACHES.len()],
+        attention: [3; DIM],
+        output: [[0.5; N_POOLED]; 5],
+        output_bias: [-1.0; 5],
     }
 }
 
@@ -32,10 +62,12 @@ fn small(n_features: usize, has_canary: bool) -> Artifact {
     let mut artifact =
         Artifact::read(include_bytes!("../../tests/it/golden/model.vigie")).expect("the golden model is whole");
     let header = &mut artifact.header;
-    let terms = [("group", "juif juifs jews"), ("negation", "pas not"), ("report", "dit says"), ("code", "grand remplacement")];
+    let terms =
+        [("group", "juif juifs jews"), ("negation", "pas not"), ("report", "dit says"), ("code", "grand remplacement")];
     header.lexicon.classes = terms
         .map(|(class, terms)| {
-            let terms = if class == "code" { vec![terms.to_owned()] } else { terms.split(' ').map(str::to_owned).collect() };
+            let terms =
+                if class == "code" { vec![terms.to_owned()] } else { terms.split(' ').map(str::to_owned).collect() };
             (class.to_owned(), terms)
         })
         .into();

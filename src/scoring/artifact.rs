@@ -1,7 +1,8 @@
 //! The model file: bytes in, a checked [`Model`] out, and back. No code in it; everything the model is lies here.
 //!
 //! Layout: magic `VIGIEMDL`, format version (u32), SHA-256 of all that follows, length of the header and of the table (u64 each), the header
-//! (zstd of JSON), the table (zstd of columns: hashes, squared inverse document frequencies, five times weights). Numbers are little-endian.
+//! (zstd of JSON), the table (zstd of columns: hashes, squared inverse document frequencies, five times weights), and to the end the network
+//! (zstd of its numbers in the order of [`NetworkParts`]), if there is one. Numbers are little-endian.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -14,12 +15,13 @@ use super::calibration::{DocumentCalibration, Platt};
 use super::features::{ContextClasses, FEATURE_SPEC_VERSION, N_FAMILIES};
 use super::lexicon::{LANGUAGES, Lexicon, LexiconFile, N_LANGUAGES};
 use super::model::{LanguageHead, Model, NORM_ONE, Scratch, WeightTable};
+use super::network::{DIM, Layer, N_MARKS, N_POOLED, N_TAPS, Network, NetworkParts, REACHES};
 use super::signals::{N_SIGNALS, Signal, Thresholds};
 use super::stack::Stack;
 
 const MAGIC: &[u8; 8] = b"VIGIEMDL";
-/// Changes when this layout changes. Since 2 a file may hold [`Stack`]s; one of 1 is read as a file without.
-pub const FORMAT_VERSION: u32 = 2;
+/// Changes when this layout changes. Since 2 a file may hold [`Stack`]s, since 3 a network; older ones are read as files without.
+pub const FORMAT_VERSION: u32 = 3;
 const FIRST_FORMAT_VERSION: u32 = 1;
 const N_FIXED_BYTES: usize = 8 + 4 + 32 + 8 + 8;
 /// No header or table is larger than this once it is unpacked.
@@ -47,6 +49,8 @@ pub enum ArtifactError {
     Header(String),
     #[error("weights cannot be read: {0}")]
     Weights(String),
+    #[error("network cannot be read: {0}")]
+    Network(String),
     #[error("canary text {index} scores {found:.6} on {signal}, not {expected:.6}")]
     Canary { index: usize, signal: &'static str, expected: f64, found: f64 },
 }
@@ -88,6 +92,9 @@ pub struct Header {
     /// Texts with fewer letters are too short to score.
     pub fewest_letters: usize,
     pub n_features: usize,
+    /// How many words the network has vectors of; none without a network.
+    #[serde(default)]
+    pub n_network_words: Option<usize>,
     pub family_scale: [f64; N_FAMILIES],
     /// Intercepts in steps of `unit / 65536`.
     pub bias: [i64; N_SIGNALS],
@@ -127,6 +134,7 @@ pub struct Artifact {
     pub header: Header,
     /// Sorted by hash.
     pub features: Vec<FeatureRow>,
+    pub network: Option<NetworkParts>,
 }
 
 impl Artifact {
@@ -146,11 +154,13 @@ impl Artifact {
         }
         let pack = |bytes: &[u8]| zstd::encode_all(bytes, 19).expect("packing into memory does not fail");
         let (header, table) = (pack(&header), pack(&table));
-        let mut body = Vec::with_capacity(16 + header.len() + table.len());
+        let network = self.network.as_ref().map(|parts| pack(&write_network(parts))).unwrap_or_default();
+        let mut body = Vec::with_capacity(16 + header.len() + table.len() + network.len());
         body.extend_from_slice(&(header.len() as u64).to_le_bytes());
         body.extend_from_slice(&(table.len() as u64).to_le_bytes());
         body.extend_from_slice(&header);
         body.extend_from_slice(&table);
+        body.extend_from_slice(&network);
         let mut file = Vec::with_capacity(N_FIXED_BYTES + body.len());
         file.extend_from_slice(MAGIC);
         file.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -175,13 +185,15 @@ impl Artifact {
         let (checksum, body) = (&bytes[12..44], &bytes[44..]);
         let (n_header, n_table) = (number(44), number(52));
         let packed = &bytes[N_FIXED_BYTES..];
-        if n_header.checked_add(n_table) != Some(packed.len() as u64) {
+        let n_network = n_header.checked_add(n_table).and_then(|n| (packed.len() as u64).checked_sub(n));
+        let Some(n_network) = n_network else {
             return Err(ArtifactError::Length);
-        }
+        };
         if Sha256::digest(body).as_slice() != checksum {
             return Err(ArtifactError::Checksum);
         }
-        let (header, table) = packed.split_at(n_header as usize);
+        let (header, rest) = packed.split_at(n_header as usize);
+        let (table, network) = rest.split_at(n_table as usize);
         let header = unpack(header).map_err(|e| ArtifactError::Header(e.to_string()))?;
         let header: Header = serde_json::from_slice(&header).map_err(|e| ArtifactError::Header(e.to_string()))?;
         if header.feature_spec != FEATURE_SPEC_VERSION {
@@ -191,7 +203,17 @@ impl Artifact {
         if header.n_features.checked_mul(N_FEATURE_BYTES) != Some(table.len()) {
             return Err(ArtifactError::Weights(format!("{} bytes for {} features", table.len(), header.n_features)));
         }
-        Ok(Artifact { features: read_rows(&table, header.n_features)?, header })
+        if header.n_network_words.is_some() != (n_network > 0) {
+            return Err(ArtifactError::Length);
+        }
+        let network = match header.n_network_words {
+            None => None,
+            Some(n_words) => {
+                let bytes = unpack(network).map_err(|e| ArtifactError::Network(e.to_string()))?;
+                Some(read_network(&bytes, n_words)?)
+            }
+        };
+        Ok(Artifact { features: read_rows(&table, header.n_features)?, network, header })
     }
 
     /// Makes a model of it. `file` is the file's bytes, for its SHA-256.
@@ -223,6 +245,8 @@ impl Artifact {
         }
         let heads: [LanguageHead; N_LANGUAGES] = heads.try_into().expect("one head a language");
         let table = WeightTable::new(self.features.iter().map(|row| (row.hash, row.idf_squared, row.weights)));
+        let network =
+            self.network.map(Network::new).transpose().map_err(|what| ArtifactError::Network(what.to_owned()))?;
         let mut described = serde_json::to_value(&header).expect("a header has string keys only");
         if let Some(fields) = described.as_object_mut() {
             // Thousands of words that say nothing to a reader.
@@ -233,6 +257,7 @@ impl Artifact {
             classes: ContextClasses::new(&lexicon),
             lexicon,
             table,
+            network,
             bias: header.bias,
             unit: header.unit,
             family_scale: header.family_scale,
@@ -274,6 +299,61 @@ fn unpack(packed: &[u8]) -> std::io::Result<Vec<u8>> {
         return Err(std::io::Error::other("larger than any model"));
     }
     Ok(bytes)
+}
+
+fn write_network(parts: &NetworkParts) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    parts.words.iter().for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
+    for number in parts.vectors.as_flattened().iter().chain(parts.marks.as_flattened()) {
+        bytes.push(number.cast_unsigned());
+    }
+    for layer in &parts.layers {
+        layer.weights.as_flattened().iter().for_each(|weight| bytes.extend_from_slice(&weight.to_le_bytes()));
+        layer.bias.iter().for_each(|bias| bytes.extend_from_slice(&bias.to_le_bytes()));
+    }
+    parts.attention.iter().for_each(|weight| bytes.extend_from_slice(&weight.to_le_bytes()));
+    let outputs = parts.output.as_flattened().iter().chain(&parts.output_bias);
+    outputs.for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
+    bytes
+}
+
+fn read_network(bytes: &[u8], n_words: usize) -> Result<NetworkParts, ArtifactError> {
+    const N_INPUTS: usize = N_TAPS * DIM;
+    let cut = || ArtifactError::Network("it is cut short or too long".to_owned());
+    let mut rest = bytes;
+    let mut take = |n: Option<usize>| -> Result<&[u8], ArtifactError> {
+        let (taken, after) = n.and_then(|n| rest.split_at_checked(n)).ok_or_else(cut)?;
+        rest = after;
+        Ok(taken)
+    };
+    let vectors = |bytes: &[u8]| -> Vec<[i8; DIM]> {
+        bytes.as_chunks::<DIM>().0.iter().map(|vector| vector.map(u8::cast_signed)).collect()
+    };
+    let shorts = |bytes: &[u8]| bytes.as_chunks::<2>().0.iter().map(|n| i16::from_le_bytes(*n)).collect::<Vec<i16>>();
+    let words = take(n_words.checked_mul(8))?.as_chunks::<8>().0.iter().map(|n| u64::from_le_bytes(*n)).collect();
+    let word_vectors = vectors(take(n_words.checked_add(1).and_then(|n| n.checked_mul(DIM)))?);
+    let marks = vectors(take(Some(N_MARKS * DIM))?);
+    let mut layers = Vec::with_capacity(REACHES.len());
+    for _ in REACHES {
+        let weights = shorts(take(Some(2 * DIM * N_INPUTS))?).as_chunks::<N_INPUTS>().0.to_vec();
+        let bias = take(Some(4 * DIM))?.as_chunks::<4>().0;
+        layers.push(Layer { weights, bias: std::array::from_fn(|channel| i32::from_le_bytes(bias[channel])) });
+    }
+    let attention = shorts(take(Some(2 * DIM))?);
+    let outputs = take(Some(4 * (N_POOLED + 1) * N_SIGNALS))?.as_chunks::<4>().0;
+    let number = |at: usize| f32::from_le_bytes(outputs[at]);
+    if !rest.is_empty() {
+        return Err(cut());
+    }
+    Ok(NetworkParts {
+        words,
+        vectors: word_vectors,
+        marks,
+        layers,
+        attention: std::array::from_fn(|channel| attention[channel]),
+        output: std::array::from_fn(|signal| std::array::from_fn(|channel| number(signal * N_POOLED + channel))),
+        output_bias: std::array::from_fn(|signal| number(N_SIGNALS * N_POOLED + signal)),
+    })
 }
 
 fn read_rows(table: &[u8], n_features: usize) -> Result<Vec<FeatureRow>, ArtifactError> {

@@ -1,6 +1,7 @@
 //! Says which words made a score: the walk of a passage and its margins in, spans of the original text out.
 //!
-//! Every contribution of a linear model belongs to the words at the ends of its n-gram, of a function word and another to the other.
+//! Every contribution of a linear model belongs to the words at the ends of its n-gram, of a function word and another to the other. A network
+//! gives each word what its margin loses without it; what words only do together is in the rest.
 //! Neighbouring words that pull the same way make one span; a handful of spans is shown and the others are added up, so that bias + spans +
 //! other + rest is the margin to the last bit.
 
@@ -30,7 +31,8 @@ pub struct Span {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Explanation {
     pub signal: Signal,
-    /// The sum of the signal's own linear model, of the passage that decided: before it is weighed against the other signals and calibrated.
+    /// The signal's own margin in the passage that decided, the mean of linear model and network: before it is weighed against the other signals
+    /// and calibrated.
     pub margin: f64,
     /// What the model says before it reads a word.
     pub bias: f64,
@@ -38,13 +40,13 @@ pub struct Explanation {
     pub spans: Vec<Span>,
     /// All words that are not shown.
     pub other: f64,
-    /// What belongs to no word: length, case, number of links.
+    /// What belongs to no word: length, case, number of links, words that the network reads together.
     pub rest: f64,
 }
 
 pub(super) fn explain(
     model: &Model,
-    scratch: &Scratch,
+    scratch: &mut Scratch,
     margins: &Margins,
     signal: Signal,
     offset: usize,
@@ -73,6 +75,15 @@ pub(super) fn explain(
         by_token[first] += to_first;
         by_token[last] += contribution - to_first;
     });
+    if let Some(network) = &model.network {
+        rest += margins.network[signal.index()];
+        let contributions = network.contributions(&mut scratch.network);
+        for (of_token, contribution) in by_token.iter_mut().zip(contributions) {
+            let units = model.to_units(contribution[signal.index()], signal);
+            *of_token += units;
+            rest -= units;
+        }
+    }
     let strongest = by_token.iter().map(|c| c.abs()).max().unwrap_or(0);
     let mut groups: Vec<(usize, usize, i64)> = Vec::new();
     for (index, &contribution) in by_token.iter().enumerate() {

@@ -65,6 +65,16 @@ impl Token {
     pub fn is_unclassed(&self) -> bool {
         self.classes == 0
     }
+
+    /// The classes of the lexicon that the word is in.
+    pub fn classes(&self) -> ClassSet {
+        self.classes
+    }
+
+    /// Where it stands, one bit each: in quotes, negated, in a question, after a reporting verb; and whether it is a lone sign.
+    pub fn places(&self) -> u8 {
+        self.flags
+    }
 }
 
 const IN_QUOTES: u8 = 1;

@@ -1,13 +1,15 @@
 //! Five linear models over one walk of features: a text in, margins and then scores out.
 //!
 //! Weights are integers, and so is every sum: a contribution is `weight · k`, where `k` is the family's norm as a 16-bit fixed-point
-//! number, so that contributions add up to the margin exactly, in any order and on any machine.
+//! number, so that contributions add up to the margin exactly, in any order and on any machine. A model with a [`Network`] adds its margins,
+//! rounded to the same steps; the margin of a signal is then the mean of both.
 
 use super::calibration::{DocumentCalibration, Platt};
 use super::explain::{self, Explanation};
 use super::features::{ContextClasses, Family, Feature, N_FAMILIES, Shape, TokenText};
 use super::language::{self, Detected};
 use super::lexicon::{Lexicon, N_LANGUAGES};
+use super::network::{Network, NetworkScratch, Word};
 use super::normalize::NormalizedText;
 use super::passages::cut_passages;
 use super::signals::{Abstained, N_SIGNALS, PassageScores, Scored, Signal, SignalScore, Thresholds, reading};
@@ -88,6 +90,7 @@ pub struct Model {
     pub(super) lexicon: Lexicon,
     pub(super) classes: ContextClasses,
     pub(super) table: WeightTable,
+    pub(super) network: Option<Network>,
     /// Intercepts in units of `unit / NORM_ONE`.
     pub(super) bias: [i64; N_SIGNALS],
     /// What one step of a weight is worth; a power of two, so that products are exact.
@@ -105,6 +108,7 @@ pub struct Model {
 pub struct Scratch {
     pub(super) normalized: NormalizedText,
     pub(super) tokens: TokenText,
+    pub(super) network: NetworkScratch,
     feature_sums: FamilySums,
 }
 
@@ -117,8 +121,11 @@ struct FamilySums {
 /// The margins of one passage in integer units and the family norms that made them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Margins {
+    /// Of the linear models.
     pub units: [i64; N_SIGNALS],
     pub norms: [i64; N_FAMILIES],
+    /// Of the network, in the same units.
+    pub network: [i64; N_SIGNALS],
 }
 
 impl Model {
@@ -173,7 +180,7 @@ impl Model {
         text: &str,
         hint: Option<&str>,
         scratch: &mut Scratch,
-        mut each_passage: impl FnMut(&Scratch, &Margins, &[f64; N_SIGNALS], usize),
+        mut each_passage: impl FnMut(&mut Scratch, &Margins, &[f64; N_SIGNALS], usize),
     ) -> Scored {
         let passages = cut_passages(text);
         let nothing = Detected { lang: super::Lang { code: "und", score: 0.0 }, index: None };
@@ -237,16 +244,31 @@ impl Model {
             let from_features: i64 = (0..N_FAMILIES).map(|family| norms[family] * sums.weights[family][signal]).sum();
             self.bias[signal] + from_features
         });
-        Margins { units, norms }
+        let network = self.network.as_ref().map_or([0; N_SIGNALS], |network| {
+            scratch.network.fill(scratch.tokens.tokens.iter());
+            let found = network.margins_of(&mut scratch.network);
+            Signal::ALL.map(|signal| self.to_units(found[signal.index()], signal))
+        });
+        Margins { units, norms, network }
     }
 
-    /// A margin as a number: exact, for units are powers of two.
+    /// A signal's margin as a number: exact, for units are powers of two.
     pub(super) fn margin(&self, margins: &Margins, signal: Signal) -> f64 {
-        self.in_units(margins.units[signal.index()], signal)
+        self.in_units(margins.units[signal.index()] + margins.network[signal.index()], signal)
     }
 
+    /// Units as a share of the margin: with a network, half of what they are to the linear model or the network alone.
     pub(super) fn in_units(&self, units: i64, signal: Signal) -> f64 {
-        units as f64 * (self.unit[signal.index()] / NORM_ONE)
+        units as f64 * self.step(signal) * if self.network.is_some() { 0.5 } else { 1.0 }
+    }
+
+    /// A network's margin in units.
+    pub(super) fn to_units(&self, margin: f64, signal: Signal) -> i64 {
+        (margin / self.step(signal)).round() as i64
+    }
+
+    fn step(&self, signal: Signal) -> f64 {
+        self.unit[signal.index()] / NORM_ONE
     }
 
     /// The contribution of one known feature to one margin, in units.
@@ -258,7 +280,10 @@ impl Model {
     fn passage_scores(&self, margins: &Margins, scratch: &Scratch, language: usize) -> [f64; N_SIGNALS] {
         let head = &self.heads[language];
         let alone = Signal::ALL.map(|signal| self.margin(margins, signal));
-        let weighed = head.stack.as_ref().map_or(alone, |stack| stack.margins(&alone, &scratch.tokens.shape()));
+        let network =
+            self.network.as_ref().map(|_| Signal::ALL.map(|s| self.step(s) * margins.network[s.index()] as f64));
+        let shape = scratch.tokens.shape();
+        let weighed = head.stack.as_ref().map_or(alone, |stack| stack.margins(&alone, network.as_ref(), &shape));
         imply(std::array::from_fn(|signal| head.platt[signal].score(weighed[signal])))
     }
 
@@ -274,7 +299,7 @@ impl Model {
         })
     }
 
-    /// The margins of one passage as numbers, before stack and calibration; what training measures on. No passage cutting, no abstention.
+    /// The margins of one passage as numbers, before stack and calibration. No passage cutting, no abstention.
     pub fn margins_of_passage(&self, passage: &str, scratch: &mut Scratch) -> [f64; N_SIGNALS] {
         read_passage(passage, &self.lexicon, &self.classes, scratch);
         let margins = self.passage_margins(scratch);
@@ -312,6 +337,22 @@ fn abstain(detected: Detected, why: Abstained) -> Scored {
 pub fn passage_shape(passage: &str, lexicon: &Lexicon, scratch: &mut Scratch) -> Shape {
     read_passage(passage, lexicon, &ContextClasses::new(lexicon), scratch);
     scratch.tokens.shape()
+}
+
+/// The words of one passage as the network reads them; for training.
+pub fn network_words(passage: &str, lexicon: &Lexicon, scratch: &mut Scratch) -> Vec<Word> {
+    read_passage(passage, lexicon, &ContextClasses::new(lexicon), scratch);
+    scratch.tokens.tokens.iter().map(Word::from).collect()
+}
+
+/// The words of one passage by the hash that scoring knows them by, each with its bytes in the passage; for training.
+pub fn passage_words(passage: &str, lexicon: &Lexicon, scratch: &mut Scratch) -> Vec<(u64, std::ops::Range<usize>)> {
+    read_passage(passage, lexicon, &ContextClasses::new(lexicon), scratch);
+    let bytes = |start: u32, end: u32| {
+        let (start, end) = scratch.normalized.original_range(start as usize, end as usize);
+        start..end
+    };
+    scratch.tokens.tokens.iter().map(|token| (token.hash, bytes(token.start, token.end))).collect()
 }
 
 /// Walks the features of one passage the way the models do; for training, which counts what scoring will look up.

@@ -21,6 +21,8 @@ pub const N_SIZES: usize = 10;
 const N_PAIRS: usize = N_SIGNALS * (N_SIGNALS - 1) / 2;
 /// What a second model reads: five margins, the gate, five margins times the gate, and outside the gate five probabilities and their products.
 pub const N_INPUTS: usize = N_SIGNALS + 1 + N_SIGNALS + N_SIGNALS + N_PAIRS;
+/// What it reads of a network beside that.
+pub const N_NETWORK_INPUTS: usize = 2 * N_SIGNALS;
 
 /// How like found text a passage is, by its shape.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -53,23 +55,48 @@ pub struct Stack {
     pub bias: [f64; N_SIGNALS],
     /// By signal, then input.
     pub weights: [[f64; N_INPUTS]; N_SIGNALS],
+    /// By signal, then [`network_inputs`]; for a model with a network.
+    #[serde(default)]
+    pub network_weights: Option<[[f64; N_NETWORK_INPUTS]; N_SIGNALS]>,
 }
 
 impl Stack {
-    /// The five margins after they have been weighed against each other.
-    pub fn margins(&self, margins: &[f64; N_SIGNALS], shape: &Shape) -> [f64; N_SIGNALS] {
-        let inputs = inputs(margins, self.gate.openness(shape));
-        std::array::from_fn(|signal| {
-            let products = self.weights[signal].iter().zip(&inputs).map(|(weight, input)| weight * input);
-            self.bias[signal] + products.sum::<f64>()
-        })
+    /// The five margins after they have been weighed against each other. `network` are those of the network alone, if there is one.
+    pub fn margins(
+        &self,
+        margins: &[f64; N_SIGNALS],
+        network: Option<&[f64; N_SIGNALS]>,
+        shape: &Shape,
+    ) -> [f64; N_SIGNALS] {
+        let openness = self.gate.openness(shape);
+        let inputs = inputs(margins, openness);
+        let mut weighed: [f64; N_SIGNALS] =
+            std::array::from_fn(|signal| self.bias[signal] + dot(&self.weights[signal], &inputs));
+        if let (Some(weights), Some(network)) = (&self.network_weights, network) {
+            let inputs = network_inputs(network, openness);
+            weighed.iter_mut().zip(weights).for_each(|(weighed, weights)| *weighed += dot(weights, &inputs));
+        }
+        weighed
     }
 
     /// All numbers in it, to check.
     pub fn numbers(&self) -> impl Iterator<Item = f64> {
         let gate = self.gate.weights.into_iter().flatten().chain([self.gate.bias]);
-        gate.chain(self.bias).chain(self.weights.into_iter().flatten())
+        let of_network = self.network_weights.into_iter().flatten().flatten();
+        gate.chain(self.bias).chain(self.weights.into_iter().flatten()).chain(of_network)
     }
+}
+
+fn dot(weights: &[f64], inputs: &[f64]) -> f64 {
+    weights.iter().zip(inputs).map(|(weight, input)| weight * input).sum()
+}
+
+/// What the second models read of a network: its margins, and its margins times the gate.
+pub fn network_inputs(network: &[f64; N_SIGNALS], openness: f64) -> [f64; N_NETWORK_INPUTS] {
+    std::array::from_fn(|input| match input.checked_sub(N_SIGNALS) {
+        None => network[input],
+        Some(signal) => openness * network[signal],
+    })
 }
 
 /// What the second models read of a passage; `openness` is the gate's.
@@ -97,6 +124,7 @@ mod tests {
             gate: Gate { bias: -20.0, weights: [[0.0; N_SIZES]; N_GATE_COUNTS] },
             bias: [0.0; N_SIGNALS],
             weights: [[0.0; N_INPUTS]; N_SIGNALS],
+            network_weights: None,
         }
     }
 
@@ -122,15 +150,31 @@ mod tests {
         let mut stack = stack();
         stack.weights[4][4] = 1.0;
         stack.weights[4][3] = -0.5;
-        let calm = stack.margins(&[0.0, 0.0, 0.0, -2.0, 1.0], &[0; 10])[4];
-        let angry = stack.margins(&[0.0, 0.0, 0.0, 2.0, 1.0], &[0; 10])[4];
+        let calm = stack.margins(&[0.0, 0.0, 0.0, -2.0, 1.0], None, &[0; 10])[4];
+        let angry = stack.margins(&[0.0, 0.0, 0.0, 2.0, 1.0], None, &[0; 10])[4];
         assert_eq!((calm, angry), (2.0, 0.0));
         stack.weights[4][5] = -3.0;
         stack.gate.weights[1][2] = 40.0;
         let mut shape = [0; 10];
         shape[4] = 2;
-        let found = stack.margins(&[0.0, 0.0, 0.0, 2.0, 1.0], &shape)[4];
+        let found = stack.margins(&[0.0, 0.0, 0.0, 2.0, 1.0], None, &shape)[4];
         assert!((found + 3.0).abs() < 1e-6, "{found}");
+    }
+
+    #[test]
+    fn a_network_speaks_where_it_is_weighed() {
+        let mut stack = stack();
+        let margins = [0.0; N_SIGNALS];
+        let network = [1.0, 2.0, 3.0, 4.0, 5.0];
+        assert_eq!(stack.margins(&margins, Some(&network), &[0; 10]), [0.0; N_SIGNALS]);
+        let mut weights = [[0.0; N_NETWORK_INPUTS]; N_SIGNALS];
+        (weights[0][4], weights[1][N_SIGNALS + 4]) = (2.0, 2.0);
+        stack.network_weights = Some(weights);
+        let shut = stack.margins(&margins, Some(&network), &[0; 10]);
+        assert!(shut[0] == 10.0 && shut[1] < 1e-6, "{shut:?}");
+        stack.gate.bias = 40.0;
+        assert_eq!(stack.margins(&margins, Some(&network), &[0; 10])[1], 10.0);
+        assert_eq!(stack.margins(&margins, None, &[0; 10])[0], 0.0);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 use vigie::models::builtin;
+use vigie::scoring::lexicon::word_hash;
+use vigie::scoring::network::{DIM, Layer, N_MARKS, N_POOLED, N_TAPS, NetworkParts, REACHES, WEIGHT_BITS};
 use vigie::scoring::stack::{Gate, N_GATE_COUNTS, N_INPUTS, N_SIZES, Stack};
 use vigie::scoring::{Abstained, Artifact, ArtifactError, Model, Scratch, Signal};
 
@@ -152,7 +154,7 @@ fn a_model_whose_numbers_make_no_probabilities_is_refused() {
 /// Leaves every margin as it is.
 fn identity_stack() -> Stack {
     let closed = Gate { bias: 0.0, weights: [[0.0; N_SIZES]; N_GATE_COUNTS] };
-    let mut stack = Stack { gate: closed, bias: [0.0; 5], weights: [[0.0; N_INPUTS]; 5] };
+    let mut stack = Stack { gate: closed, bias: [0.0; 5], weights: [[0.0; N_INPUTS]; 5], network_weights: None };
     (0..5).for_each(|signal| stack.weights[signal][signal] = 1.0);
     stack
 }
@@ -178,6 +180,69 @@ fn a_stack_weighs_signals_against_each_other_in_its_language_only() {
     assert_ne!(weighed[attack], alone[attack]);
     assert_eq!(weighed[Signal::Moderation.index()], alone[Signal::Moderation.index()]);
     assert_eq!(scores(Some(stack), "en"), scores(None, "en"));
+}
+
+/// The golden model with a network that finds one word an attack, by itself and by its place after another.
+fn with_network(spoil: impl FnOnce(&mut NetworkParts)) -> Vec<u8> {
+    let still = Layer { weights: vec![[0; N_TAPS * DIM]; DIM], bias: [0; DIM] };
+    let mut parts = NetworkParts {
+        words: vec![word_hash("parlement"), word_hash("tarte")],
+        vectors: vec![[0; DIM]; 3],
+        marks: vec![[0; DIM]; N_MARKS],
+        layers: vec![still; REACHES.len()],
+        attention: [0; DIM],
+        output: [[0.0; N_POOLED]; 5],
+        output_bias: [0.0; 5],
+    };
+    parts.words.sort_unstable();
+    let row = 1 + parts.words.iter().position(|word| *word == word_hash("tarte")).unwrap();
+    parts.vectors[row][0] = 64;
+    parts.layers[0].weights[0][DIM] = 1 << WEIGHT_BITS;
+    parts.output[Signal::Attack.index()][0] = 3.0;
+    spoil(&mut parts);
+    let mut artifact = Artifact::read(include_bytes!("golden/model.vigie")).unwrap();
+    artifact.header.canaries.clear();
+    artifact.header.n_network_words = Some(parts.words.len());
+    artifact.network = Some(parts);
+    artifact.write()
+}
+
+#[test]
+fn a_network_adds_its_margins_and_says_which_word_made_them() {
+    let text = "Ma tante a apporté une tarte au parlement, tout le monde en a repris.";
+    let bytes = with_network(|_| {});
+    assert_eq!(Artifact::read(&bytes).unwrap().write(), bytes, "what was read is written again");
+    let model = Model::from_bytes(&bytes).unwrap();
+    let (mut scratch, plain) = (Scratch::default(), Model::from_bytes(include_bytes!("golden/model.vigie")).unwrap());
+    let (attack, moderation) = (Signal::Attack.index(), Signal::Moderation.index());
+    let margins = model.margins_of_passage(text, &mut scratch);
+    let linear = plain.margins_of_passage(text, &mut scratch);
+    assert!((margins[attack] - (linear[attack] + 6.0) / 2.0).abs() < 1e-6, "{} {}", margins[attack], linear[attack]);
+    assert_eq!(margins[moderation], linear[moderation] / 2.0);
+    let (_, explanations) = model.explain(text, Some("fr"), &mut scratch);
+    let explanation = explanations.iter().find(|explanation| explanation.signal == Signal::Attack).unwrap();
+    let strongest = explanation.spans[0];
+    assert!(text[strongest.start..strongest.end].contains("tarte"), "{}", &text[strongest.start..strongest.end]);
+    assert!(strongest.contribution > 2.5, "{}", strongest.contribution);
+    let sum = explanation.bias
+        + explanation.spans.iter().map(|span| span.contribution).sum::<f64>()
+        + explanation.other
+        + explanation.rest;
+    assert_eq!(sum, explanation.margin);
+}
+
+#[test]
+fn a_network_that_is_cut_or_out_of_range_is_refused() {
+    let refused = |bytes: &[u8]| Model::from_bytes(bytes).map(|_| ()).unwrap_err().to_string();
+    let large = with_network(|parts| parts.layers[2].weights[1][1] = i16::MAX);
+    assert!(refused(&large).contains("out of range"), "{}", refused(&large));
+    let not_a_number = with_network(|parts| parts.output[0][0] = f32::NAN);
+    assert!(refused(&not_a_number).contains("out of range"));
+    let mut artifact = Artifact::read(&with_network(|_| {})).unwrap();
+    artifact.header.n_network_words = Some(3);
+    assert!(refused(&artifact.write()).contains("cut short"), "{}", refused(&artifact.write()));
+    artifact.header.n_network_words = None;
+    assert!(matches!(Model::from_bytes(&artifact.write()), Err(ArtifactError::Length)));
 }
 
 #[test]

@@ -1,0 +1,343 @@
+//! A small convolutional network beside the linear models: the words of a passage in their order in, five margins out.
+//!
+//! N-grams know words only as they stand; here a word is a vector that it shares with words of its kind, from a sentence encoder at first and then
+//! trained on. Three convolutions of three words each (Kim 2014; the second and third dilated, Yu & Koltun 2016) read 15 words at once; what
+//! they find is pooled by its maximum and by attention.
+//!
+//! Everything up to the pooling is done in integers, so that it is the same on every machine: activations have [`ACTIVATION_BITS`] fractional
+//! bits, weights [`WEIGHT_BITS`], and both are bounded so that no sum leaves 32 bits.
+
+use std::collections::HashMap;
+
+use super::features::Token;
+use super::lexicon::{BuildKeyHasher, ClassSet};
+use super::signals::N_SIGNALS;
+
+/// Numbers in a word's vector, and channels of every layer.
+pub const DIM: usize = 64;
+/// How far from a word the neighbours stand that a layer reads.
+pub const REACHES: [usize; 3] = [1, 2, 4];
+/// What a layer reads of a word: its left neighbour, itself, its right neighbour.
+pub const N_TAPS: usize = 3;
+/// What a word may be beside itself: classes of the lexicon, then its place (in quotes, negated, …).
+pub const N_MARKS: usize = ClassSet::BITS as usize + N_PLACES;
+const N_PLACES: usize = 5;
+/// Fractional bits of a vector's numbers.
+pub const VECTOR_BITS: u32 = 5;
+/// Fractional bits of an activation.
+pub const ACTIVATION_BITS: u32 = 7;
+/// Fractional bits of a weight.
+pub const WEIGHT_BITS: u32 = 10;
+/// Activations and weights lie strictly between minus and plus these: 2^12 · 2^11 · 192 and a bias stay within 32 bits.
+const ACTIVATION_BOUND: i32 = 1 << 12;
+/// See [`WEIGHT_BITS`]; weights beyond are refused.
+pub const WEIGHT_BOUND: i16 = 1 << 11;
+/// Biases beyond are refused.
+pub const BIAS_BOUND: i32 = 1 << 28;
+
+/// What pooling makes of a passage: a maximum and a mean a channel.
+pub const N_POOLED: usize = 2 * DIM;
+const N_INPUTS: usize = N_TAPS * DIM;
+
+/// A word as the network reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Word {
+    /// Hash of the folded word.
+    pub hash: u64,
+    pub classes: ClassSet,
+    /// One bit a place, as in [`Token`].
+    pub places: u8,
+}
+
+impl Word {
+    /// Rows of the mark table that are added to the word's vector.
+    pub fn marks(&self) -> impl Iterator<Item = usize> {
+        let (classes, places) = (self.classes, self.places);
+        let of_classes = (0..ClassSet::BITS as usize).filter(move |bit| classes >> bit & 1 == 1);
+        of_classes
+            .chain((0..N_PLACES).filter(move |bit| places >> bit & 1 == 1).map(|bit| ClassSet::BITS as usize + bit))
+    }
+}
+
+impl From<&Token> for Word {
+    fn from(token: &Token) -> Word {
+        Word { hash: token.hash, classes: token.classes(), places: token.places() }
+    }
+}
+
+/// One convolution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layer {
+    /// By output channel, then tap, then input channel.
+    pub weights: Vec<[i16; N_INPUTS]>,
+    /// In steps of 2^-([`ACTIVATION_BITS`] + [`WEIGHT_BITS`]).
+    pub bias: [i32; DIM],
+}
+
+/// The numbers of a network, as the model file holds them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NetworkParts {
+    /// Hashes of the words with a vector, sorted.
+    pub words: Vec<u64>,
+    /// A vector for words that are not known, then one a word.
+    pub vectors: Vec<[i8; DIM]>,
+    /// A vector a mark.
+    pub marks: Vec<[i8; DIM]>,
+    pub layers: Vec<Layer>,
+    pub attention: [i16; DIM],
+    pub output: [[f32; N_POOLED]; N_SIGNALS],
+    pub output_bias: [f32; N_SIGNALS],
+}
+
+/// A network ready to read.
+#[derive(Debug, Clone)]
+pub struct Network {
+    rows: HashMap<u64, u32, BuildKeyHasher>,
+    parts: NetworkParts,
+}
+
+/// Activations that reading reuses from passage to passage.
+#[derive(Debug, Clone, Default)]
+pub struct NetworkScratch {
+    words: Vec<Word>,
+    now: Vec<[i16; DIM]>,
+    next: Vec<[i16; DIM]>,
+}
+
+impl NetworkScratch {
+    /// Takes over the tokens of a passage.
+    pub fn fill<'a>(&mut self, tokens: impl Iterator<Item = &'a Token>) {
+        self.words.clear();
+        self.words.extend(tokens.map(Word::from));
+    }
+}
+
+impl Network {
+    /// Checks the numbers and prepares the look-up. Says what is wrong with them otherwise.
+    pub fn new(parts: NetworkParts) -> Result<Network, &'static str> {
+        if parts.vectors.len() != parts.words.len() + 1
+            || parts.marks.len() != N_MARKS
+            || parts.layers.len() != REACHES.len()
+        {
+            return Err("network has not the parts of this program's");
+        }
+        let weights = parts.layers.iter().flat_map(|layer| layer.weights.as_flattened()).chain(&parts.attention);
+        let biases = parts.layers.iter().flat_map(|layer| &layer.bias);
+        let outputs = parts.output.as_flattened().iter().chain(&parts.output_bias);
+        let in_bounds = parts.layers.iter().all(|layer| layer.weights.len() == DIM)
+            && weights.into_iter().all(|weight| weight.unsigned_abs() < WEIGHT_BOUND.unsigned_abs())
+            && biases.into_iter().all(|bias| bias.unsigned_abs() < BIAS_BOUND.unsigned_abs())
+            // Written so that what is no number is out of range too.
+            && outputs.into_iter().all(|number| number.abs() <= 1e4);
+        if !in_bounds {
+            return Err("network's weights are out of range");
+        }
+        let rows = parts.words.iter().zip(1..).map(|(&word, row)| (word, row)).collect();
+        Ok(Network { rows, parts })
+    }
+
+    /// The numbers that it was made of.
+    pub fn parts(&self) -> &NetworkParts {
+        &self.parts
+    }
+
+    /// The margins of a passage by signal.
+    pub fn margins(&self, words: &[Word], scratch: &mut NetworkScratch) -> [f64; N_SIGNALS] {
+        scratch.words.clear();
+        scratch.words.extend_from_slice(words);
+        self.read(scratch, None)
+    }
+
+    /// The margins of the words in `scratch`.
+    pub(super) fn margins_of(&self, scratch: &mut NetworkScratch) -> [f64; N_SIGNALS] {
+        self.read(scratch, None)
+    }
+
+    /// What every word in `scratch` adds to the margins: the margins as they are less those without its vector (occlusion, Zeiler & Fergus 2014).
+    pub(super) fn contributions(&self, scratch: &mut NetworkScratch) -> Vec<[f64; N_SIGNALS]> {
+        let all = self.read(scratch, None);
+        let without = (0..scratch.words.len()).map(|word| self.read(scratch, Some(word)));
+        without.map(|without| std::array::from_fn(|signal| all[signal] - without[signal])).collect()
+    }
+
+    fn read(&self, scratch: &mut NetworkScratch, blank: Option<usize>) -> [f64; N_SIGNALS] {
+        let NetworkScratch { words, now, next } = scratch;
+        now.clear();
+        now.extend(words.iter().map(|word| self.vector(word)));
+        if let Some(blank) = blank {
+            now[blank] = [0; DIM];
+        }
+        for (layer, (weights, reach)) in self.parts.layers.iter().zip(REACHES).enumerate() {
+            next.clear();
+            next.resize(now.len(), [0; DIM]);
+            let mut inputs = [0i16; N_INPUTS];
+            for (at, out) in next.iter_mut().enumerate() {
+                let neighbours = [at.checked_sub(reach), Some(at), Some(at + reach)];
+                for (tap, place) in inputs.as_chunks_mut::<DIM>().0.iter_mut().zip(neighbours) {
+                    *tap = place.and_then(|place| now.get(place)).copied().unwrap_or([0; DIM]);
+                }
+                convolve(weights, &inputs, out);
+                if layer > 0 {
+                    for (out, before) in out.iter_mut().zip(&now[at]) {
+                        *out = (*out + before).min(ACTIVATION_BOUND as i16 - 1);
+                    }
+                }
+            }
+            std::mem::swap(now, next);
+        }
+        let pooled = self.pool(now);
+        std::array::from_fn(|signal| {
+            let products =
+                self.parts.output[signal].iter().zip(&pooled).map(|(&weight, number)| f64::from(weight) * number);
+            f64::from(self.parts.output_bias[signal]) + products.sum::<f64>()
+        })
+    }
+
+    /// The word's vector with those of its marks, as activations.
+    fn vector(&self, word: &Word) -> [i16; DIM] {
+        let row = self.rows.get(&word.hash).copied().unwrap_or(0);
+        let mut sum = self.parts.vectors[row as usize].map(i16::from);
+        for mark in word.marks() {
+            sum.iter_mut().zip(&self.parts.marks[mark]).for_each(|(sum, &number)| *sum += i16::from(number));
+        }
+        // 70 signed bytes with two more bits are still within 16.
+        let bound = ACTIVATION_BOUND as i16 - 1;
+        sum.map(|number| (number.clamp(-bound, bound) << (ACTIVATION_BITS - VECTOR_BITS)).clamp(-bound, bound))
+    }
+
+    /// The maximum of every channel, then its mean weighted by attention.
+    fn pool(&self, activations: &[[i16; DIM]]) -> [f64; N_POOLED] {
+        let mut pooled = [0.0; N_POOLED];
+        if activations.is_empty() {
+            return pooled;
+        }
+        let one = f64::from(1 << ACTIVATION_BITS);
+        let mut highest = [i16::MIN; DIM];
+        for activation in activations {
+            highest.iter_mut().zip(activation).for_each(|(highest, &number)| *highest = (*highest).max(number));
+        }
+        let urgency = activations.iter().map(|activation| {
+            let products = activation.iter().zip(&self.parts.attention).map(|(&a, &w)| i32::from(a) * i32::from(w));
+            products.sum::<i32>()
+        });
+        let urgency: Vec<i32> = urgency.collect();
+        let most = urgency.iter().copied().max().unwrap_or(0);
+        let step = f64::from(1 << (ACTIVATION_BITS + WEIGHT_BITS));
+        let shares: Vec<f64> = urgency.iter().map(|&urgency| (f64::from(urgency - most) / step).exp()).collect();
+        let total = shares.iter().sum::<f64>() * one;
+        for (activation, share) in activations.iter().zip(shares) {
+            let means = pooled[DIM..].iter_mut();
+            means.zip(activation).for_each(|(mean, &number)| *mean += share / total * f64::from(number));
+        }
+        pooled.iter_mut().zip(highest).for_each(|(pooled, highest)| *pooled = f64::from(highest) / one);
+        pooled
+    }
+}
+
+/// One word through one convolution: `max(0, weights · inputs + bias)`.
+#[inline]
+fn convolve(layer: &Layer, inputs: &[i16; N_INPUTS], out: &mut [i16; DIM]) {
+    for ((out, weights), &bias) in out.iter_mut().zip(&layer.weights).zip(&layer.bias) {
+        let sum: i32 = weights.iter().zip(inputs).map(|(&weight, &input)| i32::from(weight) * i32::from(input)).sum();
+        let rounded = (sum + bias + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS;
+        *out = rounded.clamp(0, ACTIVATION_BOUND - 1) as i16;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORD: Word = Word { hash: 1, classes: 0, places: 0 };
+
+    /// A network that lets the first channel through: margins are the first pooled numbers.
+    fn network() -> NetworkParts {
+        let mut through = vec![[0i16; N_INPUTS]; DIM];
+        through[0][DIM] = 1 << WEIGHT_BITS;
+        let still = Layer { weights: vec![[0; N_INPUTS]; DIM], bias: [0; DIM] };
+        let mut output = [[0.0; N_POOLED]; N_SIGNALS];
+        output[0][0] = 1.0;
+        output[1][DIM] = 1.0;
+        let mut vectors = vec![[0i8; DIM]; 4];
+        (vectors[1][0], vectors[2][0], vectors[3][0]) = (32, 96, -64);
+        let mut marks = vec![[0; DIM]; N_MARKS];
+        marks[3][0] = 16;
+        marks[N_MARKS - 1][0] = -16;
+        NetworkParts {
+            words: vec![1, 2, 3],
+            vectors,
+            marks,
+            layers: vec![Layer { weights: through, bias: [0; DIM] }, still.clone(), still],
+            attention: [0; DIM],
+            output,
+            output_bias: [0.0, 0.0, 0.5, 0.0, 0.0],
+        }
+    }
+
+    fn margins(parts: NetworkParts, words: &[Word]) -> [f64; N_SIGNALS] {
+        Network::new(parts).unwrap().margins(words, &mut NetworkScratch::default())
+    }
+
+    #[test]
+    fn what_a_channel_finds_is_pooled_by_maximum_and_mean() {
+        let words = [1, 2, 3, 4].map(|hash| Word { hash, ..WORD });
+        let found = margins(network(), &words);
+        assert_eq!(found[0], 3.0, "the highest word");
+        assert_eq!(found[1], 1.0, "(1 + 3 + 0 + 0) / 4");
+        assert_eq!(found[2], 0.5);
+        assert_eq!(margins(network(), &[])[0], 0.0);
+    }
+
+    #[test]
+    fn marks_are_added_to_a_word() {
+        let marked = |classes, places| margins(network(), &[Word { classes, places, ..WORD }])[0];
+        assert_eq!((marked(0, 0), marked(1 << 3, 0), marked(0, 1 << 4)), (1.0, 1.5, 0.5));
+        assert_eq!(marked(u64::MAX, u8::MAX), 1.0);
+    }
+
+    #[test]
+    fn attention_looks_where_it_is_told() {
+        let mut parts = network();
+        parts.attention[0] = WEIGHT_BOUND - 1;
+        let found = margins(parts, &[1, 2, 3, 4].map(|hash| Word { hash, ..WORD }));
+        assert!(found[1] > 2.9, "{}", found[1]);
+    }
+
+    #[test]
+    fn a_layer_reads_neighbours_at_its_reach() {
+        for (layer, reach) in REACHES.into_iter().enumerate() {
+            let mut parts = network();
+            let right = 2 * DIM;
+            parts.layers[layer].weights = vec![[0; N_INPUTS]; DIM];
+            parts.layers[layer].weights[0][right] = 1 << WEIGHT_BITS;
+            let mut words = vec![Word { hash: 9, ..WORD }; 6];
+            words[reach].hash = 1;
+            let found = margins(parts, &words)[1] * words.len() as f64;
+            assert_eq!(found, if layer == 0 { 1.0 } else { 2.0 }, "reach {reach}");
+        }
+    }
+
+    #[test]
+    fn contributions_are_what_blanking_a_word_takes_away() {
+        let network = Network::new(network()).unwrap();
+        let mut scratch =
+            NetworkScratch { words: [1, 2].map(|hash| Word { hash, ..WORD }).to_vec(), ..Default::default() };
+        let found = network.contributions(&mut scratch);
+        assert_eq!((found[0][0], found[1][0]), (0.0, 2.0), "of the maximum");
+        assert_eq!((found[0][1], found[1][1]), (0.5, 1.5), "of the mean");
+    }
+
+    #[test]
+    fn the_largest_numbers_stay_within_bounds() {
+        let mut parts = network();
+        parts.vectors[1] = [i8::MAX; DIM];
+        for layer in &mut parts.layers {
+            layer.weights = vec![[WEIGHT_BOUND - 1; N_INPUTS]; DIM];
+            layer.bias = [BIAS_BOUND - 1; DIM];
+        }
+        let highest = margins(parts.clone(), &[WORD; 20])[0];
+        assert!((31.9..32.0).contains(&highest), "{highest}");
+        parts.layers[1].weights[7][5] = WEIGHT_BOUND;
+        assert!(Network::new(parts).is_err());
+    }
+}

@@ -1,0 +1,406 @@
+//! Trains the network: words in their order with labels in, integer numbers for the model file out. By candle, on the processor.
+//!
+//! Word vectors start as the encoder's and are trained with the rest (AdamW, Loshchilov & Hutter 2019); dropout (Srivastava et al. 2014) on
+//! words, activations and what is pooled. The same seed and rows give the same numbers on one kind of machine.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::ops::softmax;
+use candle_nn::{AdamW, Optimizer, ParamsAdamW};
+use ndarray::Array2;
+use serde::{Deserialize, Serialize};
+use vigie::scoring::Scratch;
+use vigie::scoring::lexicon::Lexicon;
+use vigie::scoring::model::network_words;
+use vigie::scoring::network::{
+    ACTIVATION_BITS, BIAS_BOUND, DIM, Layer, N_MARKS, N_POOLED, N_TAPS, Network, NetworkParts, NetworkScratch, REACHES,
+    WEIGHT_BITS, WEIGHT_BOUND, Word,
+};
+use vigie::scoring::signals::N_SIGNALS;
+
+use crate::corpus::Passage;
+use crate::vectors::{VECTOR_ONE, WordVectors};
+
+/// How the network is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSettings {
+    /// Without it the linear models stand alone.
+    pub enabled: bool,
+    /// File of word vectors to start from.
+    pub vectors: String,
+    /// A word without such a vector must stand in so many passages to get one.
+    pub fewest_passages: u32,
+    pub epochs: usize,
+    /// Passages a step.
+    pub batch: usize,
+    /// Highest rate; it rises over the first steps and falls to nothing.
+    pub learning_rate: f64,
+    pub weight_decay: f64,
+    /// Shares that are left out of a step: words, activations, what is pooled.
+    pub word_dropout: f32,
+    pub dropout: f32,
+    pub pooled_dropout: f32,
+    /// No passage weighs more.
+    pub largest_weight: f64,
+}
+
+const N_WARM_UP: usize = 200;
+/// Words beyond are not read in training.
+const MOST_WORDS: usize = 180;
+
+/// Passages as the network reads them.
+pub struct NetworkRows {
+    words: Vec<Vec<Word>>,
+    /// By row: 1, 0, NaN for unknown.
+    labels: Vec<[f32; N_SIGNALS]>,
+    weights: Vec<f32>,
+    /// Words with a vector, sorted, and the vectors; the first vector is of all other words.
+    known: Vec<u64>,
+    start: Vec<[f32; DIM]>,
+}
+
+impl NetworkRows {
+    /// Reads the passages and counts their words.
+    pub fn new(
+        passages: &[&Passage],
+        lexicon: &Lexicon,
+        vectors: &WordVectors,
+        settings: &NetworkSettings,
+    ) -> NetworkRows {
+        let mut scratch = Scratch::default();
+        let words: Vec<Vec<Word>> =
+            passages.iter().map(|passage| network_words(&passage.text, lexicon, &mut scratch)).collect();
+        let mut n_passages: BTreeMap<u64, u32> = BTreeMap::new();
+        for passage in &words {
+            let mut hashes: Vec<u64> = passage.iter().map(|word| word.hash).collect();
+            hashes.sort_unstable();
+            hashes.dedup();
+            hashes.into_iter().for_each(|hash| *n_passages.entry(hash).or_default() += 1);
+        }
+        n_passages.retain(|hash, n| *n >= settings.fewest_passages || vectors.of_word.contains_key(hash));
+        vectors.of_word.keys().for_each(|&hash| *n_passages.entry(hash).or_default() += 1);
+        let known: Vec<u64> = n_passages.into_keys().collect();
+        let vector = |hash: &u64| {
+            vectors.of_word.get(hash).map_or([0.0; DIM], |v| v.map(|number| f32::from(number) / VECTOR_ONE))
+        };
+        let start = std::iter::once([0.0; DIM]).chain(known.iter().map(vector)).collect();
+        let label = |label: Option<bool>| label.map_or(f32::NAN, |label| f32::from(u8::from(label)));
+        NetworkRows {
+            words,
+            labels: passages.iter().map(|passage| passage.label_array().map(label)).collect(),
+            weights: passages.iter().map(|passage| passage.weight.min(settings.largest_weight) as f32).collect(),
+            known,
+            start,
+        }
+    }
+
+    /// The margins that `network` gives to `rows`, in their order.
+    pub fn margins(&self, network: &Network, rows: &[usize]) -> Array2<f64> {
+        let mut scratch = NetworkScratch::default();
+        let mut margins = Array2::zeros((rows.len(), N_SIGNALS));
+        for (mut out, &row) in margins.rows_mut().into_iter().zip(rows) {
+            let found = network.margins(&self.words[row], &mut scratch);
+            out.iter_mut().zip(found).for_each(|(out, found)| *out = found);
+        }
+        margins
+    }
+}
+
+/// Trains a network on `rows`. Errors when candle does.
+pub fn train(data: &NetworkRows, rows: &[usize], settings: &NetworkSettings, seed: u64) -> Result<Network> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let net = Variables::new(data, &mut random)?;
+    let decay = |weight_decay: f64| ParamsAdamW { lr: 0.0, weight_decay, ..ParamsAdamW::default() };
+    let mut optimizers = [
+        AdamW::new(vec![net.vectors.clone(), net.marks.clone()], decay(0.0))?,
+        AdamW::new(net.weights(), decay(settings.weight_decay))?,
+    ];
+    let n_steps = settings.epochs * rows.len().div_ceil(settings.batch);
+    let mut step = 0;
+    let mut order = rows.to_vec();
+    for epoch in 0..settings.epochs {
+        random.shuffle(&mut order);
+        let mut total = 0.0;
+        for batch in order.chunks(settings.batch) {
+            let rise = (step as f64 / N_WARM_UP as f64).min(1.0);
+            let rate = settings.learning_rate * rise * (1.0 - step as f64 / n_steps as f64).max(0.02);
+            let loss = net.loss(data, batch, settings, &mut random)?;
+            let gradients = loss.backward()?;
+            for optimizer in &mut optimizers {
+                optimizer.set_learning_rate(rate);
+                optimizer.step(&gradients)?;
+            }
+            total += f64::from(loss.to_scalar::<f32>()?);
+            step += 1;
+        }
+        tracing::info!(epoch, loss = total / order.chunks(settings.batch).len() as f64, "network trained");
+    }
+    net.finish(&data.known)
+}
+
+/// What is trained, in numbers of any size.
+struct Variables {
+    /// The unknown word, then one row a word.
+    vectors: Var,
+    marks: Var,
+    /// Inputs × outputs and bias, a layer.
+    layers: Vec<(Var, Var)>,
+    attention: Var,
+    output: Var,
+    output_bias: Var,
+}
+
+impl Variables {
+    fn new(data: &NetworkRows, random: &mut fastrand::Rng) -> Result<Variables> {
+        // Uniform within ± 1 / √inputs (He et al. 2015 for rectified units: √3 more).
+        let mut uniform = |shape: (usize, usize), width: f32| {
+            let numbers: Vec<f32> = (0..shape.0 * shape.1).map(|_| (random.f32() * 2.0 - 1.0) * width).collect();
+            Var::from_tensor(&Tensor::from_vec(numbers, shape, &Device::Cpu)?)
+        };
+        let n_inputs = N_TAPS * DIM;
+        let width = 1.0 / (n_inputs as f32).sqrt();
+        let zeros = |n: usize| Var::zeros(n, DType::F32, &Device::Cpu);
+        let mut layers = Vec::with_capacity(REACHES.len());
+        for _ in REACHES {
+            layers.push((uniform((n_inputs, DIM), width)?, zeros(DIM)?));
+        }
+        let vectors = data.start.as_flattened().to_vec();
+        Ok(Variables {
+            vectors: Var::from_tensor(&Tensor::from_vec(vectors, (data.start.len(), DIM), &Device::Cpu)?)?,
+            marks: Var::zeros((N_MARKS, DIM), DType::F32, &Device::Cpu)?,
+            layers,
+            attention: uniform((DIM, 1), 1.0 / (DIM as f32).sqrt())?,
+            output: uniform((N_POOLED, N_SIGNALS), 1.0 / (N_POOLED as f32).sqrt())?,
+            output_bias: zeros(N_SIGNALS)?,
+        })
+    }
+
+    fn weights(&self) -> Vec<Var> {
+        let of_layers = self.layers.iter().flat_map(|(weights, bias)| [weights.clone(), bias.clone()]);
+        of_layers.chain([self.attention.clone(), self.output.clone(), self.output_bias.clone()]).collect()
+    }
+
+    /// Weighted logistic loss of a batch, a passage; unknown labels count for nothing.
+    fn loss(
+        &self,
+        data: &NetworkRows,
+        batch: &[usize],
+        settings: &NetworkSettings,
+        random: &mut fastrand::Rng,
+    ) -> candle_core::Result<Tensor> {
+        let margins = self.margins(data, batch, settings, random)?;
+        let labels: Vec<f32> = batch.iter().flat_map(|&row| data.labels[row]).collect();
+        let weights: Vec<f32> = batch
+            .iter()
+            .flat_map(|&row| data.labels[row].map(|l| if l.is_nan() { 0.0 } else { data.weights[row] }))
+            .collect();
+        let tensor = |numbers: Vec<f32>| Tensor::from_vec(numbers, margins.shape(), &Device::Cpu);
+        let labels = tensor(labels.iter().map(|l| if l.is_nan() { 0.0 } else { *l }).collect())?;
+        // ln(1 + e^x) without overflow.
+        let soft = (margins.relu()? + ((margins.abs()?.neg()?.exp()? + 1.0)?).log()?)?;
+        let losses = ((soft - (&margins * labels)?)? * tensor(weights)?)?;
+        losses.sum_all()? / batch.len() as f64
+    }
+
+    /// Rows × signals.
+    fn margins(
+        &self,
+        data: &NetworkRows,
+        batch: &[usize],
+        settings: &NetworkSettings,
+        random: &mut fastrand::Rng,
+    ) -> candle_core::Result<Tensor> {
+        let texts: Vec<&[Word]> =
+            batch.iter().map(|&row| &data.words[row][..data.words[row].len().min(MOST_WORDS)]).collect();
+        let n_words: usize = texts.iter().map(|text| text.len()).sum();
+        let row_of = |word: &Word| data.known.binary_search(&word.hash).map_or(0, |row| row as u32 + 1);
+        let rows: Vec<u32> = texts.iter().flat_map(|text| text.iter().map(row_of)).collect();
+        let mut marks = vec![0f32; n_words * N_MARKS];
+        for (at, word) in texts.iter().flat_map(|text| text.iter()).enumerate() {
+            word.marks().for_each(|mark| marks[at * N_MARKS + mark] = 1.0);
+        }
+        let marks = Tensor::from_vec(marks, (n_words, N_MARKS), &Device::Cpu)?;
+        let words = Tensor::from_vec(rows, n_words, &Device::Cpu)?;
+        let kept = mask(n_words, settings.word_dropout, 1.0, random).reshape((n_words, 1))?;
+        let vectors = (self.vectors.index_select(&words, 0)? + marks.matmul(&self.marks)?)?.broadcast_mul(&kept)?;
+        let drop = |activations: Tensor, random: &mut fastrand::Rng| -> candle_core::Result<Tensor> {
+            let scale = 1.0 / (1.0 - settings.dropout);
+            let mask = mask(activations.elem_count(), settings.dropout, scale, random);
+            activations * mask.reshape((n_words, DIM))?
+        };
+        let mut now = drop(vectors, random)?;
+        let nothing = Tensor::zeros((1, DIM), DType::F32, &Device::Cpu)?;
+        for (layer, ((weights, bias), reach)) in self.layers.iter().zip(REACHES).enumerate() {
+            let read = if layer == 0 { now.clone() } else { drop(now.clone(), random)? };
+            // The row behind the last stands for what lies outside a text.
+            let padded = Tensor::cat(&[&read, &nothing], 0)?;
+            let (left, right) = neighbours(&texts, reach);
+            let left = padded.index_select(&Tensor::from_vec(left, n_words, &Device::Cpu)?, 0)?;
+            let right = padded.index_select(&Tensor::from_vec(right, n_words, &Device::Cpu)?, 0)?;
+            let found = Tensor::cat(&[&left, &read, &right], 1)?.matmul(weights)?.broadcast_add(bias)?.relu()?;
+            now = if layer == 0 { found } else { (now + found)? };
+        }
+        let pooled = self.pool(&now, &texts)?;
+        let scale = 1.0 / (1.0 - settings.pooled_dropout);
+        let kept = mask(pooled.elem_count(), settings.pooled_dropout, scale, random).reshape(pooled.shape())?;
+        (pooled * kept)?.matmul(&self.output)?.broadcast_add(&self.output_bias)
+    }
+
+    /// Texts × (maximum and attended mean a channel).
+    fn pool(&self, activations: &Tensor, texts: &[&[Word]]) -> candle_core::Result<Tensor> {
+        let n_words = activations.dim(0)? as u32;
+        let longest = texts.iter().map(|text| text.len()).max().unwrap_or(0).max(1);
+        let mut places = vec![n_words; texts.len() * longest];
+        let mut outside = vec![-1e4f32; texts.len() * longest];
+        let mut first = 0;
+        for (row, text) in texts.iter().enumerate() {
+            for at in 0..text.len() {
+                (places[row * longest + at], outside[row * longest + at]) = (first + at as u32, 0.0);
+            }
+            first += text.len() as u32;
+        }
+        let padded = Tensor::cat(&[activations, &Tensor::zeros((1, DIM), DType::F32, &Device::Cpu)?], 0)?;
+        let places = Tensor::from_vec(places, texts.len() * longest, &Device::Cpu)?;
+        let by_text = padded.index_select(&places, 0)?.reshape((texts.len(), longest, DIM))?;
+        // Activations are never negative, so that zeros outside a text change no maximum.
+        let highest = by_text.max(1)?;
+        let outside = Tensor::from_vec(outside, (texts.len(), longest), &Device::Cpu)?;
+        let urgency = activations.matmul(&self.attention)?;
+        let urgency = Tensor::cat(&[&urgency, &Tensor::zeros((1, 1), DType::F32, &Device::Cpu)?], 0)?;
+        let urgency = urgency.index_select(&places, 0)?.reshape((texts.len(), longest))?;
+        let shares = softmax(&(urgency + outside)?, 1)?;
+        let mean = by_text.broadcast_mul(&shares.unsqueeze(2)?)?.sum(1)?;
+        Tensor::cat(&[&highest, &mean], 1)
+    }
+
+    /// The numbers in the steps of the model file.
+    fn finish(&self, known: &[u64]) -> Result<Network> {
+        let numbers = |variable: &Var| -> Result<Vec<f32>> { Ok(variable.flatten_all()?.to_vec1::<f32>()?) };
+        let vectors = |variable: &Var| -> Result<Vec<[i8; DIM]>> {
+            let steps: Vec<i8> =
+                numbers(variable)?.iter().map(|n| (n * VECTOR_ONE).round().clamp(-127.0, 127.0) as i8).collect();
+            Ok(steps.as_chunks::<DIM>().0.to_vec())
+        };
+        let step = |number: f32| {
+            let bound = f32::from(WEIGHT_BOUND - 1);
+            (number * f32::from(1u16 << WEIGHT_BITS)).round().clamp(-bound, bound) as i16
+        };
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for (weights, bias) in &self.layers {
+            let (weights, bias) = (numbers(weights)?, numbers(bias)?);
+            let one = f64::from(1u32 << (ACTIVATION_BITS + WEIGHT_BITS));
+            let bound = f64::from(BIAS_BOUND - 1);
+            layers.push(Layer {
+                weights: (0..DIM).map(|out| std::array::from_fn(|input| step(weights[input * DIM + out]))).collect(),
+                bias: std::array::from_fn(|out| (f64::from(bias[out]) * one).round().clamp(-bound, bound) as i32),
+            });
+        }
+        let (attention, output, output_bias) =
+            (numbers(&self.attention)?, numbers(&self.output)?, numbers(&self.output_bias)?);
+        let parts = NetworkParts {
+            words: known.to_vec(),
+            vectors: vectors(&self.vectors)?,
+            marks: vectors(&self.marks)?,
+            layers,
+            attention: std::array::from_fn(|channel| step(attention[channel])),
+            output: std::array::from_fn(|signal| std::array::from_fn(|number| output[number * N_SIGNALS + signal])),
+            output_bias: std::array::from_fn(|signal| output_bias[signal]),
+        };
+        Network::new(parts).map_err(anyhow::Error::msg).context("what was trained is no network")
+    }
+}
+
+/// `scale` for what is kept, 0 for a share that is not.
+fn mask(n: usize, share: f32, scale: f32, random: &mut fastrand::Rng) -> Tensor {
+    let numbers: Vec<f32> = (0..n).map(|_| if random.f32() < share { 0.0 } else { scale }).collect();
+    Tensor::from_vec(numbers, n, &Device::Cpu).expect("a vector fits its own length")
+}
+
+/// For every word the rows of its neighbours at `reach`; one behind the last row for what lies outside the text.
+fn neighbours(texts: &[&[Word]], reach: usize) -> (Vec<u32>, Vec<u32>) {
+    let n_words: usize = texts.iter().map(|text| text.len()).sum();
+    let (mut left, mut right) = (Vec::with_capacity(n_words), Vec::with_capacity(n_words));
+    let mut first = 0;
+    for text in texts {
+        for at in 0..text.len() {
+            left.push(if at >= reach { first + at - reach } else { n_words } as u32);
+            right.push(if at + reach < text.len() { first + at + reach } else { n_words } as u32);
+        }
+        first += text.len();
+    }
+    (left, right)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: NetworkSettings = NetworkSettings {
+        enabled: true,
+        vectors: String::new(),
+        fewest_passages: 2,
+        epochs: 30,
+        batch: 16,
+        learning_rate: 1e-2,
+        weight_decay: 0.0,
+        word_dropout: 0.05,
+        dropout: 0.1,
+        pooled_dropout: 0.1,
+        largest_weight: 1.0,
+    };
+
+    /// Sentences in which the order alone says who attacks: `one` before `other`, with fillers between.
+    fn rows() -> NetworkRows {
+        let word = |hash: u64| Word { hash, classes: 0, places: 0 };
+        let (mut words, mut labels) = (Vec::new(), Vec::new());
+        for n in 0..160u64 {
+            let is_attack = n % 2 == 0;
+            let (first, last) = if is_attack { (101, 102) } else { (102, 101) };
+            let mut text = vec![word(n / 2 % 5), word(first), word(7 + n / 2 % 3), word(last)];
+            (0..n / 2 % 4).for_each(|filler| text.push(word(filler)));
+            words.push(text);
+            let mut label = [0.0, f32::from(u8::from(!is_attack)), f32::NAN, f32::from(u8::from(is_attack)), 0.0];
+            label[0] = f32::from(u8::from(n % 3 == 0));
+            labels.push(label);
+        }
+        let known: Vec<u64> = (0..10).chain([101, 102]).collect();
+        let mut start = vec![[0.0; DIM]; known.len() + 1];
+        (start[11][0], start[12][1]) = (1.0, 1.0);
+        NetworkRows { weights: vec![1.0; words.len()], words, labels, known, start }
+    }
+
+    #[test]
+    fn the_order_of_words_is_learned_and_kept_in_whole_numbers() {
+        let data = rows();
+        let taught: Vec<usize> = (0..120).collect();
+        let network = train(&data, &taught, &SETTINGS, 5).unwrap();
+        let unseen: Vec<usize> = (120..160).collect();
+        for (row, margins) in unseen.iter().zip(data.margins(&network, &unseen).rows()) {
+            assert_eq!(margins[3] > 0.0, row % 2 == 0, "row {row}: {margins}");
+            assert_eq!(margins[1] > 0.0, row % 2 == 1, "row {row}: {margins}");
+        }
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_numbers() {
+        let data = rows();
+        let settings = NetworkSettings { epochs: 2, ..SETTINGS };
+        let all: Vec<usize> = (0..160).collect();
+        let parts = |seed: u64| train(&data, &all, &settings, seed).unwrap().parts().clone();
+        assert!(parts(5) == parts(5));
+        assert!(parts(5) != parts(6));
+    }
+
+    #[test]
+    fn neighbours_stay_within_their_text() {
+        let word = Word { hash: 1, classes: 0, places: 0 };
+        let (one, two) = ([word; 3], [word; 2]);
+        let (left, right) = neighbours(&[&one, &two], 1);
+        assert_eq!(left, [5, 0, 1, 5, 3]);
+        assert_eq!(right, [1, 2, 5, 4, 5]);
+        assert_eq!(neighbours(&[&one, &two], 2).0, [5, 5, 0, 5, 5]);
+    }
+}
