@@ -37,7 +37,7 @@ bench-delivery: ## Measures what exactly-once delivery costs and writes the tabl
 
 lint: ## Format, clippy with warnings as errors, documentation
 	cargo fmt --check
-	cargo clippy --locked --all-targets --features training -- -D warnings
+	cargo clippy --locked --all-targets --features encoder -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --features training
 
 .PHONY: audit fuzz

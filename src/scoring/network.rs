@@ -9,6 +9,8 @@
 
 use std::collections::HashMap;
 
+use pulp::Arch;
+
 use super::features::Token;
 use super::lexicon::{BuildKeyHasher, ClassSet};
 use super::signals::N_SIGNALS;
@@ -92,6 +94,7 @@ pub struct NetworkParts {
 /// A network ready to read.
 #[derive(Debug, Clone)]
 pub struct Network {
+    arch: Arch,
     rows: HashMap<u64, u32, BuildKeyHasher>,
     parts: NetworkParts,
 }
@@ -133,7 +136,7 @@ impl Network {
             return Err("network's weights are out of range");
         }
         let rows = parts.words.iter().zip(1..).map(|(&word, row)| (word, row)).collect();
-        Ok(Network { rows, parts })
+        Ok(Network { arch: Arch::new(), rows, parts })
     }
 
     /// The numbers that it was made of.
@@ -167,24 +170,21 @@ impl Network {
         if let Some(blank) = blank {
             now[blank] = [0; DIM];
         }
-        for (layer, (weights, reach)) in self.parts.layers.iter().zip(REACHES).enumerate() {
-            next.clear();
-            next.resize(now.len(), [0; DIM]);
-            let mut inputs = [0i16; N_INPUTS];
-            for (at, out) in next.iter_mut().enumerate() {
-                let neighbours = [at.checked_sub(reach), Some(at), Some(at + reach)];
-                for (tap, place) in inputs.as_chunks_mut::<DIM>().0.iter_mut().zip(neighbours) {
-                    *tap = place.and_then(|place| now.get(place)).copied().unwrap_or([0; DIM]);
-                }
-                convolve(weights, &inputs, out);
-                if layer > 0 {
-                    for (out, before) in out.iter_mut().zip(&now[at]) {
-                        *out = (*out + before).min(ACTIVATION_BOUND as i16 - 1);
+        // Compiled for several processors; the best one that is there runs. Whole numbers are the same on all of them.
+        self.arch.dispatch(
+            #[inline(always)]
+            || {
+                for (layer, (weights, reach)) in self.parts.layers.iter().zip(REACHES).enumerate() {
+                    next.clear();
+                    next.resize(now.len(), [0; DIM]);
+                    read_layer(weights, reach, now, next);
+                    if layer > 0 {
+                        add(next, now);
                     }
+                    std::mem::swap(now, next);
                 }
-            }
-            std::mem::swap(now, next);
-        }
+            },
+        );
         let pooled = self.pool(now);
         std::array::from_fn(|signal| {
             let products =
@@ -234,13 +234,29 @@ impl Network {
     }
 }
 
-/// One word through one convolution: `max(0, weights · inputs + bias)`.
-#[inline]
-fn convolve(layer: &Layer, inputs: &[i16; N_INPUTS], out: &mut [i16; DIM]) {
-    for ((out, weights), &bias) in out.iter_mut().zip(&layer.weights).zip(&layer.bias) {
-        let sum: i32 = weights.iter().zip(inputs).map(|(&weight, &input)| i32::from(weight) * i32::from(input)).sum();
-        let rounded = (sum + bias + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS;
-        *out = rounded.clamp(0, ACTIVATION_BOUND - 1) as i16;
+/// Every word through one convolution: `max(0, weights · neighbours + bias)`.
+#[inline(always)]
+fn read_layer(layer: &Layer, reach: usize, words: &[[i16; DIM]], out: &mut [[i16; DIM]]) {
+    let mut inputs = [0i16; N_INPUTS];
+    for (at, out) in out.iter_mut().enumerate() {
+        let neighbours = [at.checked_sub(reach), Some(at), Some(at + reach)];
+        for (tap, place) in inputs.as_chunks_mut::<DIM>().0.iter_mut().zip(neighbours) {
+            *tap = place.and_then(|place| words.get(place)).copied().unwrap_or([0; DIM]);
+        }
+        for ((out, weights), &bias) in out.iter_mut().zip(&layer.weights).zip(&layer.bias) {
+            let sum: i32 =
+                weights.iter().zip(&inputs).map(|(&weight, &input)| i32::from(weight) * i32::from(input)).sum();
+            let rounded = (sum + bias + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS;
+            *out = rounded.clamp(0, ACTIVATION_BOUND - 1) as i16;
+        }
+    }
+}
+
+/// Adds what the layer before found, within bounds.
+#[inline(always)]
+fn add(out: &mut [[i16; DIM]], before: &[[i16; DIM]]) {
+    for (out, before) in out.as_flattened_mut().iter_mut().zip(before.as_flattened()) {
+        *out = (*out + before).min(ACTIVATION_BOUND as i16 - 1);
     }
 }
 
