@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::features::WHOLE_TEXT;
 use super::model::{Margins, Model, Scratch};
-use super::signals::Signal;
+use super::signals::{N_SIGNALS, Signal};
 
 /// Most spans shown for a signal: more than a handful nobody reads.
 const MOST_SPANS: usize = 5;
@@ -46,8 +46,9 @@ pub struct Explanation {
 
 pub(super) fn explain(
     model: &Model,
-    scratch: &mut Scratch,
+    scratch: &Scratch,
     margins: &Margins,
+    of_network: Option<&[[f64; N_SIGNALS]]>,
     signal: Signal,
     offset: usize,
 ) -> Explanation {
@@ -75,14 +76,11 @@ pub(super) fn explain(
         by_token[first] += to_first;
         by_token[last] += contribution - to_first;
     });
-    if let Some(network) = &model.network {
-        rest += margins.network[signal.index()];
-        let contributions = network.contributions(&mut scratch.network);
-        for (of_token, contribution) in by_token.iter_mut().zip(contributions) {
-            let units = model.to_units(contribution[signal.index()], signal);
-            *of_token += units;
-            rest -= units;
-        }
+    rest += margins.network[signal.index()];
+    for (of_token, contribution) in by_token.iter_mut().zip(of_network.unwrap_or_default()) {
+        let units = model.to_units(contribution[signal.index()], signal);
+        *of_token += units;
+        rest -= units;
     }
     let strongest = by_token.iter().map(|c| c.abs()).max().unwrap_or(0);
     let mut groups: Vec<(usize, usize, i64)> = Vec::new();

@@ -156,32 +156,6 @@ impl Model {
 
     /// Scores a text. `hint` is the language that the record gives itself, if any.
     pub fn score(&self, text: &str, hint: Option<&str>, scratch: &mut Scratch) -> Scored {
-        self.score_with(text, hint, scratch, |_, _, _, _| {})
-    }
-
-    /// Scores a text and says which words made each score.
-    pub fn explain(&self, text: &str, hint: Option<&str>, scratch: &mut Scratch) -> (Scored, Vec<Explanation>) {
-        let mut found: [Option<(f64, Explanation)>; N_SIGNALS] = Default::default();
-        let scored = self.score_with(text, hint, scratch, |scratch, margins, scores, offset| {
-            for (signal, (slot, &score)) in Signal::ALL.into_iter().zip(found.iter_mut().zip(scores)) {
-                // Of a long text the passage that decided is explained.
-                if slot.as_ref().is_none_or(|(highest, _)| score > *highest) {
-                    *slot = Some((score, explain::explain(self, scratch, margins, signal, offset)));
-                }
-            }
-        });
-        let explanations = found.into_iter().flatten().map(|(_, explanation)| explanation);
-        let explanations = if scored.abstained.is_some() { Vec::new() } else { explanations.collect() };
-        (scored, explanations)
-    }
-
-    fn score_with(
-        &self,
-        text: &str,
-        hint: Option<&str>,
-        scratch: &mut Scratch,
-        mut each_passage: impl FnMut(&mut Scratch, &Margins, &[f64; N_SIGNALS], usize),
-    ) -> Scored {
         let passages = cut_passages(text);
         let nothing = Detected { lang: super::Lang { code: "und", score: 0.0 }, index: None };
         let mut detected = hint.and_then(language::from_hint);
@@ -206,7 +180,6 @@ impl Model {
             }
             let margins = self.passage_margins(scratch);
             let scores = self.passage_scores(&margins, scratch, language);
-            each_passage(scratch, &margins, &scores, range.start);
             scored.push(PassageScores { start: range.start, end: range.end, scores });
         }
         let detected = detected.unwrap_or(nothing);
@@ -225,6 +198,33 @@ impl Model {
             abstained: None,
             passages: scored,
         }
+    }
+
+    /// Scores a text and says which words made each score: of a long text those of the passage that decided.
+    pub fn explain(&self, text: &str, hint: Option<&str>, scratch: &mut Scratch) -> (Scored, Vec<Explanation>) {
+        let scored = self.score(text, hint, scratch);
+        if scored.abstained.is_some() {
+            return (scored, Vec::new());
+        }
+        let decided = |signal: Signal| {
+            let score = |passage: usize| scored.passages[passage].scores[signal.index()];
+            // The first of equals.
+            (0..scored.passages.len()).rev().max_by(|&left, &right| score(left).total_cmp(&score(right))).unwrap_or(0)
+        };
+        let decided = Signal::ALL.map(decided);
+        let mut found: [Option<Explanation>; N_SIGNALS] = Default::default();
+        for (passage, range) in
+            cut_passages(text).into_iter().enumerate().filter(|(passage, _)| decided.contains(passage))
+        {
+            read_passage(&text[range.clone()], &self.lexicon, &self.classes, scratch);
+            let margins = self.passage_margins(scratch);
+            let of_network = self.network.as_ref().map(|network| network.contributions(&mut scratch.network));
+            for signal in Signal::ALL.into_iter().filter(|signal| decided[signal.index()] == passage) {
+                let explanation = explain::explain(self, scratch, &margins, of_network.as_deref(), signal, range.start);
+                found[signal.index()] = Some(explanation);
+            }
+        }
+        (scored, found.into_iter().flatten().collect())
     }
 
     fn passage_margins(&self, scratch: &mut Scratch) -> Margins {

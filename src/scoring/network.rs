@@ -8,6 +8,7 @@
 //! bits, weights [`WEIGHT_BITS`], and both are bounded so that no sum leaves 32 bits.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use pulp::Arch;
 
@@ -103,9 +104,11 @@ pub struct Network {
 #[derive(Debug, Clone, Default)]
 pub struct NetworkScratch {
     words: Vec<Word>,
-    now: Vec<[i16; DIM]>,
-    next: Vec<[i16; DIM]>,
+    activations: Activations,
 }
+
+/// Of every word its vector, then what each layer makes of it.
+type Activations = [Vec<[i16; DIM]>; REACHES.len() + 1];
 
 impl NetworkScratch {
     /// Takes over the tokens of a passage.
@@ -148,44 +151,58 @@ impl Network {
     pub fn margins(&self, words: &[Word], scratch: &mut NetworkScratch) -> [f64; N_SIGNALS] {
         scratch.words.clear();
         scratch.words.extend_from_slice(words);
-        self.read(scratch, None)
+        self.margins_of(scratch)
     }
 
     /// The margins of the words in `scratch`.
     pub(super) fn margins_of(&self, scratch: &mut NetworkScratch) -> [f64; N_SIGNALS] {
-        self.read(scratch, None)
+        let NetworkScratch { words, activations } = scratch;
+        let [vectors, layers @ ..] = activations;
+        vectors.clear();
+        vectors.extend(words.iter().map(|word| self.vector(word)));
+        layers.iter_mut().for_each(|layer| layer.resize(words.len(), [0; DIM]));
+        self.read(activations, 0..words.len());
+        self.weigh(activations)
     }
 
     /// What every word in `scratch` adds to the margins: the margins as they are less those without its vector (occlusion, Zeiler & Fergus 2014).
     pub(super) fn contributions(&self, scratch: &mut NetworkScratch) -> Vec<[f64; N_SIGNALS]> {
-        let all = self.read(scratch, None);
-        let without = (0..scratch.words.len()).map(|word| self.read(scratch, Some(word)));
+        let all = self.margins_of(scratch);
+        let mut blanked = scratch.activations.clone();
+        let without = (0..scratch.words.len()).map(|word| {
+            blanked.clone_from(&scratch.activations);
+            blanked[0][word] = [0; DIM];
+            self.read(&mut blanked, word..word + 1);
+            self.weigh(&blanked)
+        });
         without.map(|without| std::array::from_fn(|signal| all[signal] - without[signal])).collect()
     }
 
-    fn read(&self, scratch: &mut NetworkScratch, blank: Option<usize>) -> [f64; N_SIGNALS] {
-        let NetworkScratch { words, now, next } = scratch;
-        now.clear();
-        now.extend(words.iter().map(|word| self.vector(word)));
-        if let Some(blank) = blank {
-            now[blank] = [0; DIM];
-        }
+    /// Brings the layers up to date after the vectors of the words `changed` have changed.
+    fn read(&self, activations: &mut Activations, mut changed: Range<usize>) {
+        let n_words = activations[0].len();
         // Compiled for several processors; the best one that is there runs. Whole numbers are the same on all of them.
         self.arch.dispatch(
             #[inline(always)]
             || {
                 for (layer, (weights, reach)) in self.parts.layers.iter().zip(REACHES).enumerate() {
-                    next.clear();
-                    next.resize(now.len(), [0; DIM]);
-                    read_layer(weights, reach, now, next);
-                    if layer > 0 {
-                        add(next, now);
+                    let (before, after) = activations.split_at_mut(layer + 1);
+                    let (before, after) = (&before[layer], &mut after[0]);
+                    changed = changed.start.saturating_sub(reach)..(changed.end + reach).min(n_words);
+                    for word in changed.clone() {
+                        convolve(weights, reach, before, word, &mut after[word]);
+                        // All but the first add to what the layer before has found.
+                        if layer > 0 {
+                            add(&mut after[word], &before[word]);
+                        }
                     }
-                    std::mem::swap(now, next);
                 }
             },
         );
-        let pooled = self.pool(now);
+    }
+
+    fn weigh(&self, activations: &Activations) -> [f64; N_SIGNALS] {
+        let pooled = self.pool(&activations[REACHES.len()]);
         std::array::from_fn(|signal| {
             let products =
                 self.parts.output[signal].iter().zip(&pooled).map(|(&weight, number)| f64::from(weight) * number);
@@ -234,28 +251,24 @@ impl Network {
     }
 }
 
-/// Every word through one convolution: `max(0, weights · neighbours + bias)`.
+/// One word through one convolution: `max(0, weights · neighbours + bias)`.
 #[inline(always)]
-fn read_layer(layer: &Layer, reach: usize, words: &[[i16; DIM]], out: &mut [[i16; DIM]]) {
+fn convolve(layer: &Layer, reach: usize, words: &[[i16; DIM]], at: usize, out: &mut [i16; DIM]) {
     let mut inputs = [0i16; N_INPUTS];
-    for (at, out) in out.iter_mut().enumerate() {
-        let neighbours = [at.checked_sub(reach), Some(at), Some(at + reach)];
-        for (tap, place) in inputs.as_chunks_mut::<DIM>().0.iter_mut().zip(neighbours) {
-            *tap = place.and_then(|place| words.get(place)).copied().unwrap_or([0; DIM]);
-        }
-        for ((out, weights), &bias) in out.iter_mut().zip(&layer.weights).zip(&layer.bias) {
-            let sum: i32 =
-                weights.iter().zip(&inputs).map(|(&weight, &input)| i32::from(weight) * i32::from(input)).sum();
-            let rounded = (sum + bias + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS;
-            *out = rounded.clamp(0, ACTIVATION_BOUND - 1) as i16;
-        }
+    let neighbours = [at.checked_sub(reach), Some(at), Some(at + reach)];
+    for (tap, place) in inputs.as_chunks_mut::<DIM>().0.iter_mut().zip(neighbours) {
+        *tap = place.and_then(|place| words.get(place)).copied().unwrap_or([0; DIM]);
+    }
+    for ((out, weights), &bias) in out.iter_mut().zip(&layer.weights).zip(&layer.bias) {
+        let sum: i32 = weights.iter().zip(&inputs).map(|(&weight, &input)| i32::from(weight) * i32::from(input)).sum();
+        let rounded = (sum + bias + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS;
+        *out = rounded.clamp(0, ACTIVATION_BOUND - 1) as i16;
     }
 }
 
-/// Adds what the layer before found, within bounds.
 #[inline(always)]
-fn add(out: &mut [[i16; DIM]], before: &[[i16; DIM]]) {
-    for (out, before) in out.as_flattened_mut().iter_mut().zip(before.as_flattened()) {
+fn add(out: &mut [i16; DIM], before: &[i16; DIM]) {
+    for (out, before) in out.iter_mut().zip(before) {
         *out = (*out + before).min(ACTIVATION_BOUND as i16 - 1);
     }
 }
@@ -341,6 +354,36 @@ mod tests {
         let found = network.contributions(&mut scratch);
         assert_eq!((found[0][0], found[1][0]), (0.0, 2.0), "of the maximum");
         assert_eq!((found[0][1], found[1][1]), (0.5, 1.5), "of the mean");
+    }
+
+    #[test]
+    fn what_is_read_anew_after_a_word_is_all_that_changes() {
+        let mut parts = network();
+        let mut random = 1u32;
+        let mut next = || {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (random >> 20) as i16 % 400 - 200
+        };
+        for layer in &mut parts.layers {
+            layer.weights.iter_mut().for_each(|weights| weights.iter_mut().for_each(|weight| *weight = next()));
+        }
+        parts.vectors.iter_mut().flatten().for_each(|number| *number = (next() / 2) as i8);
+        parts.output.iter_mut().flatten().for_each(|weight| *weight = f32::from(next()) / 200.0);
+        let network = Network::new(parts.clone()).unwrap();
+        let words: Vec<Word> = (0..40).map(|n| Word { hash: n % 5, ..WORD }).collect();
+        let mut scratch = NetworkScratch { words: words.clone(), ..Default::default() };
+        let found = network.contributions(&mut scratch);
+        let all = network.margins(&words, &mut scratch);
+        // A word without a vector: one of its own that is zero.
+        parts.words.push(99);
+        parts.vectors.push([0; DIM]);
+        let with_blank = Network::new(parts).unwrap();
+        for blank in [0, 1, 7, 20, 38, 39] {
+            let mut words = words.clone();
+            words[blank].hash = 99;
+            let without = with_blank.margins(&words, &mut scratch);
+            assert_eq!(found[blank], std::array::from_fn(|signal| all[signal] - without[signal]), "word {blank}");
+        }
     }
 
     #[test]
