@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
 use super::features::Token;
 use super::lexicon::{BuildKeyHasher, ClassSet};
@@ -179,26 +179,8 @@ impl Network {
     }
 
     /// Brings the layers up to date after the vectors of the words `changed` have changed.
-    fn read(&self, activations: &mut Activations, mut changed: Range<usize>) {
-        let n_words = activations[0].len();
-        // Compiled for several processors; the best one that is there runs. Whole numbers are the same on all of them.
-        self.arch.dispatch(
-            #[inline(always)]
-            || {
-                for (layer, (weights, reach)) in self.parts.layers.iter().zip(REACHES).enumerate() {
-                    let (before, after) = activations.split_at_mut(layer + 1);
-                    let (before, after) = (&before[layer], &mut after[0]);
-                    changed = changed.start.saturating_sub(reach)..(changed.end + reach).min(n_words);
-                    for word in changed.clone() {
-                        convolve(weights, reach, before, word, &mut after[word]);
-                        // All but the first add to what the layer before has found.
-                        if layer > 0 {
-                            add(&mut after[word], &before[word]);
-                        }
-                    }
-                }
-            },
-        );
+    fn read(&self, activations: &mut Activations, changed: Range<usize>) {
+        self.arch.dispatch(Reading { layers: &self.parts.layers, activations, changed });
     }
 
     fn weigh(&self, activations: &Activations) -> [f64; N_SIGNALS] {
@@ -248,6 +230,36 @@ impl Network {
         }
         pooled.iter_mut().zip(highest).for_each(|(pooled, highest)| *pooled = f64::from(highest) / one);
         pooled
+    }
+}
+
+/// The work that is compiled for several processors; the best one that is there runs. Whole numbers are the same on all of them.
+struct Reading<'a> {
+    layers: &'a [Layer],
+    activations: &'a mut Activations,
+    /// Words whose vectors have changed.
+    changed: Range<usize>,
+}
+
+impl WithSimd for Reading<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Reading { layers, activations, mut changed } = self;
+        let n_words = activations[0].len();
+        for (layer, (weights, reach)) in layers.iter().zip(REACHES).enumerate() {
+            let (before, after) = activations.split_at_mut(layer + 1);
+            let (before, after) = (&before[layer], &mut after[0]);
+            changed = changed.start.saturating_sub(reach)..(changed.end + reach).min(n_words);
+            for word in changed.clone() {
+                convolve(weights, reach, before, word, &mut after[word]);
+                // All but the first add to what the layer before has found.
+                if layer > 0 {
+                    add(&mut after[word], &before[word]);
+                }
+            }
+        }
     }
 }
 
