@@ -155,7 +155,7 @@ struct Variables {
 
 impl Variables {
     fn new(data: &NetworkRows, random: &mut fastrand::Rng) -> Result<Variables> {
-        // Uniform within ± 1 / √inputs (He et al. 2015 for rectified units: √3 more).
+        // Uniform within ± 1 / √inputs.
         let mut uniform = |shape: (usize, usize), width: f32| {
             let numbers: Vec<f32> = (0..shape.0 * shape.1).map(|_| (random.f32() * 2.0 - 1.0) * width).collect();
             Var::from_tensor(&Tensor::from_vec(numbers, shape, &Device::Cpu)?)
