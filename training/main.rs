@@ -86,6 +86,17 @@ struct DataArgs {
     labelled: Vec<PathBuf>,
 }
 
+/// What decides a fit beside the data.
+#[derive(Debug, Args)]
+struct FitFiles {
+    /// Settings of the fit.
+    #[arg(long, default_value = "training/fit.toml")]
+    settings: PathBuf,
+    /// Word classes.
+    #[arg(long, default_value = "training/lexicon.toml")]
+    lexicon: PathBuf,
+}
+
 #[derive(Debug, Args)]
 struct IngestArgs {
     /// Article files or folders of them.
@@ -112,12 +123,8 @@ struct LabelArgs {
 struct FitArgs {
     #[command(flatten)]
     data: DataArgs,
-    /// Settings of the fit.
-    #[arg(long, default_value = "training/fit.toml")]
-    settings: PathBuf,
-    /// Word classes.
-    #[arg(long, default_value = "training/lexicon.toml")]
-    lexicon: PathBuf,
+    #[command(flatten)]
+    files: FitFiles,
     /// Version that the candidate gets; the one in the settings without it.
     #[arg(long)]
     version: Option<String>,
@@ -168,12 +175,8 @@ struct RunArgs {
 struct VectorsArgs {
     #[command(flatten)]
     data: DataArgs,
-    /// Settings of the fit: how words are counted.
-    #[arg(long, default_value = "training/fit.toml")]
-    settings: PathBuf,
-    /// Word classes.
-    #[arg(long, default_value = "training/lexicon.toml")]
-    lexicon: PathBuf,
+    #[command(flatten)]
+    files: FitFiles,
     /// Folder of the encoder: a BERT with `config.json`, `tokenizer.json`, `model.safetensors`.
     #[arg(long)]
     encoder: PathBuf,
@@ -250,8 +253,8 @@ fn run(command: Command) -> Result<()> {
         #[cfg(feature = "encoder")]
         Command::Vectors(args) => {
             let (import, places) = read_all(&args.data)?;
-            let settings = read_settings(&args.settings, &[])?;
-            let lexicon = read_lexicon(&args.lexicon, &import, &settings)?;
+            let settings = read_settings(&args.files.settings, &[])?;
+            let lexicon = read_lexicon(&args.files.lexicon, &import, &settings)?;
             let lexicon = vigie::scoring::lexicon::Lexicon::new(&lexicon).map_err(anyhow::Error::msg)?;
             let passages: Vec<_> = std::iter::zip(&import.rows, &places)
                 .filter(|(row, place)| row.trainable && place.part == split::Part::Train)
@@ -292,11 +295,11 @@ fn read_data(data: &DataArgs, fit: &FitArgs) -> Result<(Import, Vec<Place>)> {
 }
 
 fn fit_model(args: &FitArgs, import: &Import, places: &[Place]) -> Result<Built> {
-    let mut settings = read_settings(&args.settings, &args.overrides)?;
+    let mut settings = read_settings(&args.files.settings, &args.overrides)?;
     if let Some(version) = &args.version {
         settings.version.clone_from(version);
     }
-    let lexicon = read_lexicon(&args.lexicon, import, &settings)?;
+    let lexicon = read_lexicon(&args.files.lexicon, import, &settings)?;
     build::build(import, places, lexicon, &settings)
 }
 

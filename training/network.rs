@@ -3,7 +3,7 @@
 //! Word vectors start as the encoder's and are trained with the rest (AdamW, Loshchilov & Hutter 2019); dropout (Srivastava et al. 2014) on
 //! words, activations and what is pooled. The same seed and rows give the same numbers on one kind of machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor, Var};
@@ -12,7 +12,7 @@ use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 use vigie::scoring::Scratch;
-use vigie::scoring::lexicon::Lexicon;
+use vigie::scoring::lexicon::{BuildKeyHasher, Lexicon};
 use vigie::scoring::model::network_words;
 use vigie::scoring::network::{
     ACTIVATION_BITS, BIAS_BOUND, DIM, Layer, N_MARKS, N_POOLED, N_TAPS, Network, NetworkParts, NetworkScratch, REACHES,
@@ -73,16 +73,16 @@ impl NetworkRows {
         let mut scratch = Scratch::default();
         let words: Vec<Vec<Word>> =
             passages.iter().map(|passage| network_words(&passage.text, lexicon, &mut scratch)).collect();
-        let mut n_passages: BTreeMap<u64, u32> = BTreeMap::new();
+        let mut n_passages: HashMap<u64, u32, BuildKeyHasher> = HashMap::default();
         for passage in &words {
             let mut hashes: Vec<u64> = passage.iter().map(|word| word.hash).collect();
             hashes.sort_unstable();
             hashes.dedup();
             hashes.into_iter().for_each(|hash| *n_passages.entry(hash).or_default() += 1);
         }
-        n_passages.retain(|hash, n| *n >= settings.fewest_passages || vectors.of_word.contains_key(hash));
-        vectors.of_word.keys().for_each(|&hash| *n_passages.entry(hash).or_default() += 1);
-        let known: Vec<u64> = n_passages.into_keys().collect();
+        let frequent = n_passages.into_iter().filter(|(_, n)| *n >= settings.fewest_passages).map(|(hash, _)| hash);
+        let known: BTreeSet<u64> = frequent.chain(vectors.of_word.keys().copied()).collect();
+        let known = Vec::from_iter(known);
         let vector = |hash: &u64| {
             vectors.of_word.get(hash).map_or([0.0; DIM], |v| v.map(|number| f32::from(number) / VECTOR_ONE))
         };
@@ -127,7 +127,7 @@ pub fn train(data: &NetworkRows, rows: &[usize], settings: &NetworkSettings, see
         for batch in order.chunks(settings.batch) {
             let rise = (step as f64 / N_WARM_UP as f64).min(1.0);
             let rate = settings.learning_rate * rise * (1.0 - step as f64 / n_steps as f64).max(0.02);
-            let loss = net.loss(data, batch, settings, &mut random)?;
+            let loss = loss(&net.margins(data, batch, settings, &mut random)?, data, batch)?;
             let gradients = loss.backward()?;
             for optimizer in &mut optimizers {
                 optimizer.set_learning_rate(rate);
@@ -181,28 +181,6 @@ impl Variables {
     fn weights(&self) -> Vec<Var> {
         let of_layers = self.layers.iter().flat_map(|(weights, bias)| [weights.clone(), bias.clone()]);
         of_layers.chain([self.attention.clone(), self.output.clone(), self.output_bias.clone()]).collect()
-    }
-
-    /// Weighted logistic loss of a batch, a passage; unknown labels count for nothing.
-    fn loss(
-        &self,
-        data: &NetworkRows,
-        batch: &[usize],
-        settings: &NetworkSettings,
-        random: &mut fastrand::Rng,
-    ) -> candle_core::Result<Tensor> {
-        let margins = self.margins(data, batch, settings, random)?;
-        let labels: Vec<f32> = batch.iter().flat_map(|&row| data.labels[row]).collect();
-        let weights: Vec<f32> = batch
-            .iter()
-            .flat_map(|&row| data.labels[row].map(|l| if l.is_nan() { 0.0 } else { data.weights[row] }))
-            .collect();
-        let tensor = |numbers: Vec<f32>| Tensor::from_vec(numbers, margins.shape(), &Device::Cpu);
-        let labels = tensor(labels.iter().map(|l| if l.is_nan() { 0.0 } else { *l }).collect())?;
-        // ln(1 + e^x) without overflow.
-        let soft = (margins.relu()? + ((margins.abs()?.neg()?.exp()? + 1.0)?).log()?)?;
-        let losses = ((soft - (&margins * labels)?)? * tensor(weights)?)?;
-        losses.sum_all()? / batch.len() as f64
     }
 
     /// Rows × signals.
@@ -311,6 +289,18 @@ impl Variables {
         };
         Network::new(parts).map_err(anyhow::Error::msg).context("what was trained is no network")
     }
+}
+
+/// Weighted logistic loss a passage of a batch with these margins; unknown labels count for nothing.
+fn loss(margins: &Tensor, data: &NetworkRows, batch: &[usize]) -> candle_core::Result<Tensor> {
+    let known = batch.iter().flat_map(|&row| data.labels[row].map(|label| (label, data.weights[row])));
+    let known = known.map(|(label, weight)| if label.is_nan() { (0.0, 0.0) } else { (label, weight) });
+    let (labels, weights): (Vec<f32>, Vec<f32>) = known.unzip();
+    let tensor = |numbers: Vec<f32>| Tensor::from_vec(numbers, margins.shape(), &Device::Cpu);
+    // ln(1 + e^x) without overflow.
+    let soft = (margins.relu()? + ((margins.abs()?.neg()?.exp()? + 1.0)?).log()?)?;
+    let losses = ((soft - (margins * tensor(labels)?)?)? * tensor(weights)?)?;
+    losses.sum_all()? / batch.len() as f64
 }
 
 /// `scale` for what is kept, 0 for a share that is not.

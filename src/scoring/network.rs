@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Arch, NullaryFnOnce};
 
 use super::features::Token;
 use super::lexicon::{BuildKeyHasher, ClassSet};
@@ -20,6 +20,8 @@ use super::signals::N_SIGNALS;
 pub const DIM: usize = 64;
 /// How far from a word the neighbours stand that a layer reads.
 pub const REACHES: [usize; 3] = [1, 2, 4];
+/// How far a word reaches through all layers.
+const FARTHEST: usize = REACHES[0] + REACHES[1] + REACHES[2];
 /// What a layer reads of a word: its left neighbour, itself, its right neighbour.
 pub const N_TAPS: usize = 3;
 /// What a word may be beside itself: classes of the lexicon, then its place (in quotes, negated, …).
@@ -98,6 +100,9 @@ pub struct Network {
     arch: Arch,
     rows: HashMap<u64, u32, BuildKeyHasher>,
     parts: NetworkParts,
+    /// The weights of each layer once more, as AVX2 takes them.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pairs: Vec<Pairs>,
 }
 
 /// Activations that reading reuses from passage to passage.
@@ -139,7 +144,7 @@ impl Network {
             return Err("network's weights are out of range");
         }
         let rows = parts.words.iter().zip(1..).map(|(&word, row)| (word, row)).collect();
-        Ok(Network { arch: Arch::new(), rows, parts })
+        Ok(Network { arch: Arch::new(), pairs: parts.layers.iter().map(pairs).collect(), rows, parts })
     }
 
     /// The numbers that it was made of.
@@ -170,17 +175,30 @@ impl Network {
         let all = self.margins_of(scratch);
         let mut blanked = scratch.activations.clone();
         let without = (0..scratch.words.len()).map(|word| {
-            blanked.clone_from(&scratch.activations);
             blanked[0][word] = [0; DIM];
             self.read(&mut blanked, word..word + 1);
-            self.weigh(&blanked)
+            let margins = self.weigh(&blanked);
+            // Everything that the word reaches, as it was.
+            let touched = word.saturating_sub(FARTHEST)..(word + FARTHEST + 1).min(scratch.words.len());
+            for (blanked, whole) in blanked.iter_mut().zip(&scratch.activations) {
+                blanked[touched.clone()].copy_from_slice(&whole[touched.clone()]);
+            }
+            margins
         });
         without.map(|without| std::array::from_fn(|signal| all[signal] - without[signal])).collect()
     }
 
     /// Brings the layers up to date after the vectors of the words `changed` have changed.
     fn read(&self, activations: &mut Activations, changed: Range<usize>) {
-        self.arch.dispatch(Reading { layers: &self.parts.layers, activations, changed });
+        let layers = &self.parts.layers;
+        match self.arch {
+            #[cfg(target_arch = "x86_64")]
+            Arch::V3(unit) => {
+                let sums = avx2::Sums { unit, pairs: &self.pairs };
+                unit.vectorize(Reading { layers, sums, activations, changed });
+            }
+            _ => Reading { layers, sums: PlainSums(layers), activations, changed }.call(),
+        }
     }
 
     fn weigh(&self, activations: &Activations) -> [f64; N_SIGNALS] {
@@ -233,27 +251,92 @@ impl Network {
     }
 }
 
-/// The work that is compiled for several processors; the best one that is there runs. Whole numbers are the same on all of them.
-struct Reading<'a> {
+/// How a processor multiplies the inputs of a layer with its weights. Whole numbers are the same on all of them.
+trait Sums {
+    /// `weights · inputs` by output channel.
+    fn sums(&self, layer: usize, inputs: &[i16; N_INPUTS]) -> [i32; DIM];
+}
+
+/// On any processor.
+struct PlainSums<'a>(&'a [Layer]);
+
+impl Sums for PlainSums<'_> {
+    #[inline(always)]
+    fn sums(&self, layer: usize, inputs: &[i16; N_INPUTS]) -> [i32; DIM] {
+        let rows = &self.0[layer].weights;
+        let dot = |row: &[i16; N_INPUTS]| {
+            row.iter().zip(inputs).map(|(&weight, &input)| i32::from(weight) * i32::from(input)).sum()
+        };
+        std::array::from_fn(|channel| dot(&rows[channel]))
+    }
+}
+
+/// Weights in the order in which AVX2 multiplies them: by pair of inputs, eight output channels at a time, the pair's two weights side by side.
+type Pairs = Vec<[[i16; 16]; DIM / 8]>;
+
+fn pairs(layer: &Layer) -> Pairs {
+    let weight = |pair: usize, block: usize, at: usize| layer.weights[8 * block + at / 2][2 * pair + at % 2];
+    let block = |pair: usize, block: usize| std::array::from_fn(|at| weight(pair, block, at));
+    (0..N_INPUTS / 2).map(|pair| std::array::from_fn(|eight| block(pair, eight))).collect()
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::__m256i;
+
+    use pulp::x86::V3;
+
+    use super::{DIM, N_INPUTS, Pairs};
+
+    /// Two products and their sum a step for eight channels at once: three to four times as fast as what the compiler makes of the plain sums.
+    pub(super) struct Sums<'a> {
+        pub unit: V3,
+        /// By layer.
+        pub pairs: &'a [Pairs],
+    }
+
+    impl super::Sums for Sums<'_> {
+        #[inline(always)]
+        fn sums(&self, layer: usize, inputs: &[i16; N_INPUTS]) -> [i32; DIM] {
+            let V3 { avx, avx2, .. } = self.unit;
+            let mut sums: [__m256i; DIM / 8] = pulp::cast([0i32; DIM]);
+            for (weights, &pair) in self.pairs[layer].iter().zip(inputs.as_chunks::<2>().0) {
+                let pair = avx._mm256_set1_epi32(pulp::cast(pair));
+                for (sum, &weights) in sums.iter_mut().zip(weights) {
+                    *sum = avx2._mm256_add_epi32(*sum, avx2._mm256_madd_epi16(pulp::cast(weights), pair));
+                }
+            }
+            pulp::cast(sums)
+        }
+    }
+}
+
+/// Reads the layers one after the other.
+struct Reading<'a, S> {
     layers: &'a [Layer],
+    sums: S,
     activations: &'a mut Activations,
     /// Words whose vectors have changed.
     changed: Range<usize>,
 }
 
-impl WithSimd for Reading<'_> {
+impl<S: Sums> NullaryFnOnce for Reading<'_, S> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let Reading { layers, activations, mut changed } = self;
+    fn call(self) {
+        let Reading { layers, sums, activations, mut changed } = self;
         let n_words = activations[0].len();
-        for (layer, (weights, reach)) in layers.iter().zip(REACHES).enumerate() {
+        for (layer, (numbers, reach)) in layers.iter().zip(REACHES).enumerate() {
             let (before, after) = activations.split_at_mut(layer + 1);
             let (before, after) = (&before[layer], &mut after[0]);
             changed = changed.start.saturating_sub(reach)..(changed.end + reach).min(n_words);
             for word in changed.clone() {
-                convolve(weights, reach, before, word, &mut after[word]);
+                let sums = sums.sums(layer, &neighbours(before, word, reach));
+                for ((out, sum), bias) in after[word].iter_mut().zip(sums).zip(numbers.bias) {
+                    let rounded = (sum + bias + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS;
+                    *out = rounded.clamp(0, ACTIVATION_BOUND - 1) as i16;
+                }
                 // All but the first add to what the layer before has found.
                 if layer > 0 {
                     add(&mut after[word], &before[word]);
@@ -263,19 +346,15 @@ impl WithSimd for Reading<'_> {
     }
 }
 
-/// One word through one convolution: `max(0, weights · neighbours + bias)`.
+/// The activations of a word and its two neighbours at `reach`; zeros for what lies outside the passage.
 #[inline(always)]
-fn convolve(layer: &Layer, reach: usize, words: &[[i16; DIM]], at: usize, out: &mut [i16; DIM]) {
+fn neighbours(words: &[[i16; DIM]], at: usize, reach: usize) -> [i16; N_INPUTS] {
     let mut inputs = [0i16; N_INPUTS];
-    let neighbours = [at.checked_sub(reach), Some(at), Some(at + reach)];
-    for (tap, place) in inputs.as_chunks_mut::<DIM>().0.iter_mut().zip(neighbours) {
+    let places = [at.checked_sub(reach), Some(at), Some(at + reach)];
+    for (tap, place) in inputs.as_chunks_mut::<DIM>().0.iter_mut().zip(places) {
         *tap = place.and_then(|place| words.get(place)).copied().unwrap_or([0; DIM]);
     }
-    for ((out, weights), &bias) in out.iter_mut().zip(&layer.weights).zip(&layer.bias) {
-        let sum: i32 = weights.iter().zip(&inputs).map(|(&weight, &input)| i32::from(weight) * i32::from(input)).sum();
-        let rounded = (sum + bias + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS;
-        *out = rounded.clamp(0, ACTIVATION_BOUND - 1) as i16;
-    }
+    inputs
 }
 
 #[inline(always)]
@@ -396,6 +475,26 @@ mod tests {
             let without = with_blank.margins(&words, &mut scratch);
             assert_eq!(found[blank], std::array::from_fn(|signal| all[signal] - without[signal]), "word {blank}");
         }
+    }
+
+    #[test]
+    fn every_processor_gives_the_same_numbers() {
+        let mut parts = network();
+        for (n, weight) in parts.layers.iter_mut().flat_map(|layer| layer.weights.as_flattened_mut()).enumerate() {
+            *weight = (n * 7919 % 4001) as i16 - 2000;
+        }
+        parts.vectors.as_flattened_mut().iter_mut().enumerate().for_each(|(n, number)| *number = (n * 31) as i8);
+        let words = [1, 2, 3, 1, 9, 2, 2, 3, 1, 1, 9].map(|hash| Word { hash, ..WORD });
+        let activations = |arch: Option<Arch>| {
+            let mut network = Network::new(parts.clone()).unwrap();
+            network.arch = arch.unwrap_or(network.arch);
+            let mut scratch = NetworkScratch::default();
+            network.margins(&words, &mut scratch);
+            scratch.activations
+        };
+        let here = activations(None);
+        assert_eq!(here, activations(Some(Arch::Scalar)));
+        assert!(here[REACHES.len()].iter().flatten().any(|number| *number > 0));
     }
 
     #[test]

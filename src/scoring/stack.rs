@@ -1,4 +1,4 @@
-//! Weighs what the five models say of a passage against each other: five margins and the passage's shape in, five margins out.
+//! Weighs what the models say of a passage against each other: their margins and the passage's shape in, five margins out.
 //!
 //! Each linear model sees words only. That a text rejects hate is less likely when it also sounds like an attack, more likely when hate is what
 //! it is about, and all of it is rarer in posts as they are found than in passages that were written to teach. A second, small model a signal
