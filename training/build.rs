@@ -128,6 +128,7 @@ pub fn build(import: &Import, places: &[Place], lexicon_file: LexiconFile, setti
         fewest_letters: settings.fewest_letters,
         n_features: features.len(),
         n_network_words: network.as_ref().map(|network| network.parts().words.len()),
+        n_attention_heads: network.as_ref().map_or(1, |network| network.parts().attention.len()),
         family_scale: settings.features.family_scale,
         bias: std::array::from_fn(|signal| bias_steps(fitted.intercepts[signal], unit[signal])),
         unit,

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::ops::softmax;
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
@@ -15,8 +15,8 @@ use vigie::scoring::Scratch;
 use vigie::scoring::lexicon::{BuildKeyHasher, Lexicon};
 use vigie::scoring::model::network_words;
 use vigie::scoring::network::{
-    ACTIVATION_BITS, BIAS_BOUND, DIM, Layer, N_MARKS, N_POOLED, N_TAPS, Network, NetworkParts, NetworkScratch, REACHES,
-    WEIGHT_BITS, WEIGHT_BOUND, Word,
+    ACTIVATION_BITS, BIAS_BOUND, DIM, Layer, MOST_HEADS, N_MARKS, N_TAPS, Network, NetworkParts, NetworkScratch,
+    REACHES, WEIGHT_BITS, WEIGHT_BOUND, Word, n_pooled,
 };
 use vigie::scoring::signals::N_SIGNALS;
 
@@ -33,6 +33,8 @@ pub struct NetworkSettings {
     pub vectors: String,
     /// A word without such a vector must stand in so many passages to get one.
     pub fewest_passages: u32,
+    /// Attention heads: ways of weighing the words of a passage.
+    pub heads: usize,
     pub epochs: usize,
     /// Passages a step.
     pub batch: usize,
@@ -109,10 +111,11 @@ impl NetworkRows {
     }
 }
 
-/// Trains a network on `rows`. Errors when candle does.
+/// Trains a network on `rows`. Errors when candle does, and on a number of heads that no network has.
 pub fn train(data: &NetworkRows, rows: &[usize], settings: &NetworkSettings, seed: u64) -> Result<Network> {
+    ensure!((1..=MOST_HEADS).contains(&settings.heads), "network.heads is {}, not 1 to {MOST_HEADS}", settings.heads);
     let mut random = fastrand::Rng::with_seed(seed);
-    let net = Variables::new(data, &mut random)?;
+    let net = Variables::new(data, settings.heads, &mut random)?;
     let decay = |weight_decay: f64| ParamsAdamW { lr: 0.0, weight_decay, ..ParamsAdamW::default() };
     let mut optimizers = [
         AdamW::new(vec![net.vectors.clone(), net.marks.clone()], decay(0.0))?,
@@ -148,13 +151,15 @@ struct Variables {
     marks: Var,
     /// Inputs × outputs and bias, a layer.
     layers: Vec<(Var, Var)>,
+    /// Channels × heads.
     attention: Var,
+    /// What is pooled × signals.
     output: Var,
     output_bias: Var,
 }
 
 impl Variables {
-    fn new(data: &NetworkRows, random: &mut fastrand::Rng) -> Result<Variables> {
+    fn new(data: &NetworkRows, n_heads: usize, random: &mut fastrand::Rng) -> Result<Variables> {
         // Uniform within ± 1 / √inputs.
         let mut uniform = |shape: (usize, usize), width: f32| {
             let numbers: Vec<f32> = (0..shape.0 * shape.1).map(|_| (random.f32() * 2.0 - 1.0) * width).collect();
@@ -172,8 +177,8 @@ impl Variables {
             vectors: Var::from_tensor(&Tensor::from_vec(vectors, (data.start.len(), DIM), &Device::Cpu)?)?,
             marks: Var::zeros((N_MARKS, DIM), DType::F32, &Device::Cpu)?,
             layers,
-            attention: uniform((DIM, 1), 1.0 / (DIM as f32).sqrt())?,
-            output: uniform((N_POOLED, N_SIGNALS), 1.0 / (N_POOLED as f32).sqrt())?,
+            attention: uniform((DIM, n_heads), 1.0 / (DIM as f32).sqrt())?,
+            output: uniform((n_pooled(n_heads), N_SIGNALS), 1.0 / (n_pooled(n_heads) as f32).sqrt())?,
             output_bias: zeros(N_SIGNALS)?,
         })
     }
@@ -227,7 +232,7 @@ impl Variables {
         (pooled * kept)?.matmul(&self.output)?.broadcast_add(&self.output_bias)
     }
 
-    /// Texts × (maximum and attended mean a channel).
+    /// Texts × (maximum of every channel, then its mean by each head).
     fn pool(&self, activations: &Tensor, texts: &[&[Word]]) -> candle_core::Result<Tensor> {
         let n_words = activations.dim(0)? as u32;
         let longest = texts.iter().map(|text| text.len()).max().unwrap_or(0).max(1);
@@ -246,12 +251,14 @@ impl Variables {
         // Activations are never negative, so that zeros outside a text change no maximum.
         let highest = by_text.max(1)?;
         let outside = Tensor::from_vec(outside, (texts.len(), longest), &Device::Cpu)?;
+        let n_heads = self.attention.dim(1)?;
         let urgency = activations.matmul(&self.attention)?;
-        let urgency = Tensor::cat(&[&urgency, &Tensor::zeros((1, 1), DType::F32, &Device::Cpu)?], 0)?;
-        let urgency = urgency.index_select(&places, 0)?.reshape((texts.len(), longest))?;
-        let shares = softmax(&(urgency + outside)?, 1)?;
-        let mean = by_text.broadcast_mul(&shares.unsqueeze(2)?)?.sum(1)?;
-        Tensor::cat(&[&highest, &mean], 1)
+        let urgency = Tensor::cat(&[&urgency, &Tensor::zeros((1, n_heads), DType::F32, &Device::Cpu)?], 0)?;
+        let urgency = urgency.index_select(&places, 0)?.reshape((texts.len(), longest, n_heads))?;
+        let shares = softmax(&urgency.broadcast_add(&outside.unsqueeze(2)?)?, 1)?;
+        // Texts × heads × channels.
+        let means = shares.transpose(1, 2)?.contiguous()?.matmul(&by_text)?;
+        Tensor::cat(&[highest, means.flatten_from(1)?], 1)
     }
 
     /// The numbers in the steps of the model file.
@@ -276,6 +283,7 @@ impl Variables {
                 bias: std::array::from_fn(|out| (f64::from(bias[out]) * one).round().clamp(-bound, bound) as i32),
             });
         }
+        let n_heads = self.attention.dim(1)?;
         let (attention, output, output_bias) =
             (numbers(&self.attention)?, numbers(&self.output)?, numbers(&self.output_bias)?);
         let parts = NetworkParts {
@@ -283,8 +291,10 @@ impl Variables {
             vectors: vectors(&self.vectors)?,
             marks: vectors(&self.marks)?,
             layers,
-            attention: std::array::from_fn(|channel| step(attention[channel])),
-            output: std::array::from_fn(|signal| std::array::from_fn(|number| output[number * N_SIGNALS + signal])),
+            attention: (0..n_heads)
+                .map(|head| std::array::from_fn(|channel| step(attention[channel * n_heads + head])))
+                .collect(),
+            output: std::array::from_fn(|signal| output.iter().skip(signal).step_by(N_SIGNALS).copied().collect()),
             output_bias: std::array::from_fn(|signal| output_bias[signal]),
         };
         Network::new(parts).map_err(anyhow::Error::msg).context("what was trained is no network")
@@ -332,6 +342,7 @@ mod tests {
         enabled: true,
         vectors: String::new(),
         fewest_passages: 2,
+        heads: 2,
         epochs: 30,
         batch: 16,
         learning_rate: 1e-2,

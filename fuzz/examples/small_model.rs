@@ -8,7 +8,7 @@ use std::path::Path;
 use vigie::scoring::artifact::{Canary, FeatureRow};
 use vigie::scoring::lexicon::Lexicon;
 use vigie::scoring::model::walk_passage;
-use vigie::scoring::network::{DIM, Layer, N_MARKS, N_POOLED, N_TAPS, NetworkParts, REACHES, WEIGHT_BITS};
+use vigie::scoring::network::{DIM, Layer, N_MARKS, N_TAPS, NetworkParts, REACHES, WEIGHT_BITS, n_pooled};
 use vigie::scoring::{Artifact, Scratch};
 
 fn main() {
@@ -28,6 +28,7 @@ fn main() {
         if has_network {
             let parts = network();
             artifact.header.n_network_words = Some(parts.words.len());
+            artifact.header.n_attention_heads = parts.attention.len();
             artifact.network = Some(parts);
         }
         let file = artifact.write();
@@ -43,7 +44,7 @@ fn main() {
     }
 }
 
-/// Two words, and one channel through.
+/// Two words, one channel through and two heads.
 fn network() -> NetworkParts {
     let mut layer = Layer { weights: vec![[0; N_TAPS * DIM]; DIM], bias: [0; DIM] };
     layer.weights[0][DIM] = 1 << WEIGHT_BITS;
@@ -52,8 +53,8 @@ fn network() -> NetworkParts {
         vectors: vec![[1; DIM], [16; DIM], [-16; DIM]],
         marks: vec![[2; DIM]; N_MARKS],
         layers: vec![layer; REACHES.len()],
-        attention: [3; DIM],
-        output: [[0.5; N_POOLED]; 5],
+        attention: vec![[3; DIM], [-3; DIM]],
+        output: std::array::from_fn(|_| vec![0.5; n_pooled(2)]),
         output_bias: [-1.0; 5],
     }
 }

@@ -15,13 +15,14 @@ use super::calibration::{DocumentCalibration, Platt};
 use super::features::{ContextClasses, FEATURE_SPEC_VERSION, N_FAMILIES};
 use super::lexicon::{LANGUAGES, Lexicon, LexiconFile, N_LANGUAGES};
 use super::model::{LanguageHead, Model, NORM_ONE, Scratch, WeightTable};
-use super::network::{DIM, Layer, N_MARKS, N_POOLED, N_TAPS, Network, NetworkParts, REACHES};
+use super::network::{DIM, Layer, MOST_HEADS, N_MARKS, N_TAPS, Network, NetworkParts, REACHES, n_pooled};
 use super::signals::{N_SIGNALS, Signal, Thresholds};
 use super::stack::Stack;
 
 const MAGIC: &[u8; 8] = b"VIGIEMDL";
-/// Changes when this layout changes. Since 2 a file may hold [`Stack`]s, since 3 a network; older ones are read as files without.
-pub const FORMAT_VERSION: u32 = 3;
+/// Changes when this layout changes. Since 2 a file may hold [`Stack`]s, since 3 a network, since 4 with several
+/// attention heads; older ones are read as files without, or with one head.
+pub const FORMAT_VERSION: u32 = 4;
 const FIRST_FORMAT_VERSION: u32 = 1;
 const N_FIXED_BYTES: usize = 8 + 4 + 32 + 8 + 8;
 /// No header or table is larger than this once it is unpacked.
@@ -95,6 +96,9 @@ pub struct Header {
     /// How many words the network has vectors of; none without a network.
     #[serde(default)]
     pub n_network_words: Option<usize>,
+    /// How many attention heads the network has.
+    #[serde(default = "one_head")]
+    pub n_attention_heads: usize,
     pub family_scale: [f64; N_FAMILIES],
     /// Intercepts in steps of `unit / 65536`.
     pub bias: [i64; N_SIGNALS],
@@ -118,6 +122,11 @@ pub struct Header {
     pub licence: String,
     pub canaries: Vec<Canary>,
     pub lexicon: LexiconFile,
+}
+
+/// Networks of format 3 have one.
+fn one_head() -> usize {
+    1
 }
 
 /// One row of the weight table.
@@ -210,7 +219,7 @@ impl Artifact {
             None => None,
             Some(n_words) => {
                 let bytes = unpack(network).map_err(|e| ArtifactError::Network(e.to_string()))?;
-                Some(read_network(&bytes, n_words)?)
+                Some(read_network(&bytes, n_words, header.n_attention_heads)?)
             }
         };
         Ok(Artifact { features: read_rows(&table, header.n_features)?, network, header })
@@ -311,15 +320,19 @@ fn write_network(parts: &NetworkParts) -> Vec<u8> {
         layer.weights.as_flattened().iter().for_each(|weight| bytes.extend_from_slice(&weight.to_le_bytes()));
         layer.bias.iter().for_each(|bias| bytes.extend_from_slice(&bias.to_le_bytes()));
     }
-    parts.attention.iter().for_each(|weight| bytes.extend_from_slice(&weight.to_le_bytes()));
-    let outputs = parts.output.as_flattened().iter().chain(&parts.output_bias);
+    parts.attention.as_flattened().iter().for_each(|weight| bytes.extend_from_slice(&weight.to_le_bytes()));
+    let outputs = parts.output.iter().flatten().chain(&parts.output_bias);
     outputs.for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
     bytes
 }
 
-fn read_network(bytes: &[u8], n_words: usize) -> Result<NetworkParts, ArtifactError> {
+fn read_network(bytes: &[u8], n_words: usize, n_heads: usize) -> Result<NetworkParts, ArtifactError> {
     const N_INPUTS: usize = N_TAPS * DIM;
     let cut = || ArtifactError::Network("it is cut short or too long".to_owned());
+    if !(1..=MOST_HEADS).contains(&n_heads) {
+        return Err(ArtifactError::Network(format!("it has {n_heads} attention heads, not 1 to {MOST_HEADS}")));
+    }
+    let n_pooled = n_pooled(n_heads);
     let mut rest = bytes;
     let mut take = |n: Option<usize>| -> Result<&[u8], ArtifactError> {
         let (taken, after) = n.and_then(|n| rest.split_at_checked(n)).ok_or_else(cut)?;
@@ -339,9 +352,10 @@ fn read_network(bytes: &[u8], n_words: usize) -> Result<NetworkParts, ArtifactEr
         let bias = take(Some(4 * DIM))?.as_chunks::<4>().0;
         layers.push(Layer { weights, bias: std::array::from_fn(|channel| i32::from_le_bytes(bias[channel])) });
     }
-    let attention = shorts(take(Some(2 * DIM))?);
-    let outputs = take(Some(4 * (N_POOLED + 1) * N_SIGNALS))?.as_chunks::<4>().0;
-    let number = |at: usize| f32::from_le_bytes(outputs[at]);
+    let attention = shorts(take(Some(2 * DIM * n_heads))?).as_chunks::<DIM>().0.to_vec();
+    let outputs = take(Some(4 * (n_pooled + 1) * N_SIGNALS))?.as_chunks::<4>().0;
+    let outputs: Vec<f32> = outputs.iter().map(|number| f32::from_le_bytes(*number)).collect();
+    let (output, output_bias) = outputs.split_at(n_pooled * N_SIGNALS);
     if !rest.is_empty() {
         return Err(cut());
     }
@@ -350,9 +364,9 @@ fn read_network(bytes: &[u8], n_words: usize) -> Result<NetworkParts, ArtifactEr
         vectors: word_vectors,
         marks,
         layers,
-        attention: std::array::from_fn(|channel| attention[channel]),
-        output: std::array::from_fn(|signal| std::array::from_fn(|channel| number(signal * N_POOLED + channel))),
-        output_bias: std::array::from_fn(|signal| number(N_SIGNALS * N_POOLED + signal)),
+        attention,
+        output: std::array::from_fn(|signal| output[signal * n_pooled..][..n_pooled].to_vec()),
+        output_bias: std::array::from_fn(|signal| output_bias[signal]),
     })
 }
 

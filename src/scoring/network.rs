@@ -40,9 +40,14 @@ pub const WEIGHT_BOUND: i16 = 1 << 11;
 /// Biases beyond are refused.
 pub const BIAS_BOUND: i32 = 1 << 28;
 
-/// What pooling makes of a passage: a maximum and a mean a channel.
-pub const N_POOLED: usize = 2 * DIM;
+/// No network has more heads.
+pub const MOST_HEADS: usize = 16;
 const N_INPUTS: usize = N_TAPS * DIM;
+
+/// How many numbers pooling makes of a passage: of every channel a maximum and a mean a head.
+pub const fn n_pooled(n_heads: usize) -> usize {
+    (1 + n_heads) * DIM
+}
 
 /// A word as the network reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,8 +94,10 @@ pub struct NetworkParts {
     /// A vector a mark.
     pub marks: Vec<[i8; DIM]>,
     pub layers: Vec<Layer>,
-    pub attention: [i16; DIM],
-    pub output: [[f32; N_POOLED]; N_SIGNALS],
+    /// What each head looks for: one to [`MOST_HEADS`] of them.
+    pub attention: Vec<[i16; DIM]>,
+    /// By signal the weights of the maximum of every channel, then of its mean by each head: [`n_pooled`] numbers.
+    pub output: [Vec<f32>; N_SIGNALS],
     pub output_bias: [f32; N_SIGNALS],
 }
 
@@ -129,12 +136,15 @@ impl Network {
         if parts.vectors.len() != parts.words.len() + 1
             || parts.marks.len() != N_MARKS
             || parts.layers.len() != REACHES.len()
+            || !(1..=MOST_HEADS).contains(&parts.attention.len())
+            || parts.output.iter().any(|weights| weights.len() != n_pooled(parts.attention.len()))
         {
             return Err("network has not the parts of this program's");
         }
-        let weights = parts.layers.iter().flat_map(|layer| layer.weights.as_flattened()).chain(&parts.attention);
+        let weights =
+            parts.layers.iter().flat_map(|layer| layer.weights.as_flattened()).chain(parts.attention.as_flattened());
         let biases = parts.layers.iter().flat_map(|layer| &layer.bias);
-        let outputs = parts.output.as_flattened().iter().chain(&parts.output_bias);
+        let outputs = parts.output.iter().flatten().chain(&parts.output_bias);
         let in_bounds = parts.layers.iter().all(|layer| layer.weights.len() == DIM)
             && weights.into_iter().all(|weight| weight.unsigned_abs() < WEIGHT_BOUND.unsigned_abs())
             && biases.into_iter().all(|bias| bias.unsigned_abs() < BIAS_BOUND.unsigned_abs())
@@ -222,33 +232,38 @@ impl Network {
         sum.map(|number| (number.clamp(-bound, bound) << (ACTIVATION_BITS - VECTOR_BITS)).clamp(-bound, bound))
     }
 
-    /// The maximum of every channel, then its mean weighted by attention.
-    fn pool(&self, activations: &[[i16; DIM]]) -> [f64; N_POOLED] {
-        let mut pooled = [0.0; N_POOLED];
+    /// The maximum of every channel, then its mean as each head weighs the words.
+    fn pool(&self, activations: &[[i16; DIM]]) -> Vec<f64> {
+        let mut pooled = vec![0.0; n_pooled(self.parts.attention.len())];
         if activations.is_empty() {
             return pooled;
         }
         let one = f64::from(1 << ACTIVATION_BITS);
-        let mut highest = [i16::MIN; DIM];
+        let (highest, means) = pooled.split_at_mut(DIM);
         for activation in activations {
-            highest.iter_mut().zip(activation).for_each(|(highest, &number)| *highest = (*highest).max(number));
+            let channels = highest.iter_mut().zip(activation);
+            channels.for_each(|(highest, &number)| *highest = f64::max(*highest, f64::from(number) / one));
         }
-        let urgency = activations.iter().map(|activation| {
-            let products = activation.iter().zip(&self.parts.attention).map(|(&a, &w)| i32::from(a) * i32::from(w));
-            products.sum::<i32>()
-        });
-        let urgency: Vec<i32> = urgency.collect();
-        let most = urgency.iter().copied().max().unwrap_or(0);
-        let step = f64::from(1 << (ACTIVATION_BITS + WEIGHT_BITS));
-        let shares: Vec<f64> = urgency.iter().map(|&urgency| (f64::from(urgency - most) / step).exp()).collect();
-        let total = shares.iter().sum::<f64>() * one;
-        for (activation, share) in activations.iter().zip(shares) {
-            let means = pooled[DIM..].iter_mut();
-            means.zip(activation).for_each(|(mean, &number)| *mean += share / total * f64::from(number));
+        for (means, head) in means.chunks_exact_mut(DIM).zip(&self.parts.attention) {
+            let shares = attend(activations, head);
+            let total = shares.iter().sum::<f64>() * one;
+            for (activation, share) in activations.iter().zip(shares) {
+                means.iter_mut().zip(activation).for_each(|(mean, &number)| *mean += share / total * f64::from(number));
+            }
         }
-        pooled.iter_mut().zip(highest).for_each(|(pooled, highest)| *pooled = f64::from(highest) / one);
         pooled
     }
+}
+
+/// How much a head looks at each word; 1 at the one it looks at most.
+fn attend(activations: &[[i16; DIM]], head: &[i16; DIM]) -> Vec<f64> {
+    let urgency = activations.iter().map(|activation| {
+        activation.iter().zip(head).map(|(&number, &weight)| i32::from(number) * i32::from(weight)).sum::<i32>()
+    });
+    let urgency: Vec<i32> = urgency.collect();
+    let most = urgency.iter().copied().max().unwrap_or(0);
+    let step = f64::from(1 << (ACTIVATION_BITS + WEIGHT_BITS));
+    urgency.iter().map(|&urgency| (f64::from(urgency - most) / step).exp()).collect()
 }
 
 /// How a processor multiplies the inputs of a layer with its weights. Whole numbers are the same on all of them.
@@ -375,7 +390,7 @@ mod tests {
         let mut through = vec![[0i16; N_INPUTS]; DIM];
         through[0][DIM] = 1 << WEIGHT_BITS;
         let still = Layer { weights: vec![[0; N_INPUTS]; DIM], bias: [0; DIM] };
-        let mut output = [[0.0; N_POOLED]; N_SIGNALS];
+        let mut output = [(); N_SIGNALS].map(|()| vec![0.0; n_pooled(1)]);
         output[0][0] = 1.0;
         output[1][DIM] = 1.0;
         let mut vectors = vec![[0i8; DIM]; 4];
@@ -388,7 +403,7 @@ mod tests {
             vectors,
             marks,
             layers: vec![Layer { weights: through, bias: [0; DIM] }, still.clone(), still],
-            attention: [0; DIM],
+            attention: vec![[0; DIM]],
             output,
             output_bias: [0.0, 0.0, 0.5, 0.0, 0.0],
         }
@@ -418,9 +433,17 @@ mod tests {
     #[test]
     fn attention_looks_where_it_is_told() {
         let mut parts = network();
-        parts.attention[0] = WEIGHT_BOUND - 1;
-        let found = margins(parts, &[1, 2, 3, 4].map(|hash| Word { hash, ..WORD }));
+        parts.attention[0][0] = WEIGHT_BOUND - 1;
+        let words = [1, 2, 3, 4].map(|hash| Word { hash, ..WORD });
+        let found = margins(parts.clone(), &words);
         assert!(found[1] > 2.9, "{}", found[1]);
+        parts.attention.push([0; DIM]);
+        parts.output = [(); N_SIGNALS].map(|()| vec![0.0; n_pooled(2)]);
+        (parts.output[1][DIM], parts.output[2][2 * DIM]) = (1.0, 1.0);
+        let by_head = margins(parts.clone(), &words);
+        assert_eq!((by_head[1], by_head[2]), (found[1], 1.5), "(1 + 3 + 0 + 0) / 4 and a bias");
+        parts.output[4].pop();
+        assert!(Network::new(parts).is_err());
     }
 
     #[test]

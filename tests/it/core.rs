@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use vigie::models::builtin;
 use vigie::scoring::lexicon::word_hash;
-use vigie::scoring::network::{DIM, Layer, N_MARKS, N_POOLED, N_TAPS, NetworkParts, REACHES, WEIGHT_BITS};
+use vigie::scoring::network::{DIM, Layer, N_MARKS, N_TAPS, NetworkParts, REACHES, WEIGHT_BITS, n_pooled};
 use vigie::scoring::stack::{Gate, N_GATE_COUNTS, N_INPUTS, N_SIZES, Stack};
 use vigie::scoring::{Abstained, Artifact, ArtifactError, Model, Scratch, Signal};
 
@@ -190,8 +190,8 @@ fn with_network(spoil: impl FnOnce(&mut NetworkParts)) -> Vec<u8> {
         vectors: vec![[0; DIM]; 3],
         marks: vec![[0; DIM]; N_MARKS],
         layers: vec![still; REACHES.len()],
-        attention: [0; DIM],
-        output: [[0.0; N_POOLED]; 5],
+        attention: vec![[0; DIM]; 2],
+        output: std::array::from_fn(|_| vec![0.0; n_pooled(2)]),
         output_bias: [0.0; 5],
     };
     parts.words.sort_unstable();
@@ -203,6 +203,7 @@ fn with_network(spoil: impl FnOnce(&mut NetworkParts)) -> Vec<u8> {
     let mut artifact = Artifact::read(include_bytes!("golden/model.vigie")).unwrap();
     artifact.header.canaries.clear();
     artifact.header.n_network_words = Some(parts.words.len());
+    artifact.header.n_attention_heads = parts.attention.len();
     artifact.network = Some(parts);
     artifact.write()
 }
@@ -241,6 +242,11 @@ fn a_network_that_is_cut_or_out_of_range_is_refused() {
     let mut artifact = Artifact::read(&with_network(|_| {})).unwrap();
     artifact.header.n_network_words = Some(3);
     assert!(refused(&artifact.write()).contains("cut short"), "{}", refused(&artifact.write()));
+    artifact.header.n_network_words = Some(2);
+    artifact.header.n_attention_heads = 1;
+    assert!(refused(&artifact.write()).contains("cut short"), "{}", refused(&artifact.write()));
+    artifact.header.n_attention_heads = 0;
+    assert!(refused(&artifact.write()).contains("0 attention heads"), "{}", refused(&artifact.write()));
     artifact.header.n_network_words = None;
     assert!(matches!(Model::from_bytes(&artifact.write()), Err(ArtifactError::Length)));
 }
