@@ -1,6 +1,6 @@
 //! Trains the network: words in their order with labels in, integer numbers for the model file out. By candle, on the processor.
 //!
-//! Word vectors start as the encoder's and are trained with the rest (AdamW, Loshchilov & Hutter 2019); dropout (Srivastava et al. 2014) on
+//! Word vectors start as the encoder's and are trained with the rest (AdamW, Loshchilov & Hutter 2019; lazily for the vectors); dropout (Srivastava et al. 2014) on
 //! words, activations and what is pooled. The same seed and rows give the same numbers on one kind of machine.
 
 use std::collections::{BTreeSet, HashMap};
@@ -38,8 +38,10 @@ pub struct NetworkSettings {
     pub epochs: usize,
     /// Passages a step.
     pub batch: usize,
-    /// Highest rate; it rises over the first steps and falls to nothing.
+    /// Highest rate; it rises over the first steps and falls to nearly nothing.
     pub learning_rate: f64,
+    /// The same for the vectors, of which a step moves few.
+    pub vector_learning_rate: f64,
     pub weight_decay: f64,
     /// Shares that are left out of a step: words, activations, what is pooled.
     pub word_dropout: f32,
@@ -115,12 +117,11 @@ impl NetworkRows {
 pub fn train(data: &NetworkRows, rows: &[usize], settings: &NetworkSettings, seed: u64) -> Result<Network> {
     ensure!((1..=MOST_HEADS).contains(&settings.heads), "network.heads is {}, not 1 to {MOST_HEADS}", settings.heads);
     let mut random = fastrand::Rng::with_seed(seed);
-    let net = Variables::new(data, settings.heads, &mut random)?;
+    let net = Variables::new(settings.heads, &mut random)?;
+    let mut vectors = VectorTable::new(&data.start);
     let decay = |weight_decay: f64| ParamsAdamW { lr: 0.0, weight_decay, ..ParamsAdamW::default() };
-    let mut optimizers = [
-        AdamW::new(vec![net.vectors.clone(), net.marks.clone()], decay(0.0))?,
-        AdamW::new(net.weights(), decay(settings.weight_decay))?,
-    ];
+    let mut optimizers =
+        [AdamW::new(vec![net.marks.clone()], decay(0.0))?, AdamW::new(net.weights(), decay(settings.weight_decay))?];
     let n_steps = settings.epochs * rows.len().div_ceil(settings.batch);
     let mut step = 0;
     let mut order = rows.to_vec();
@@ -129,25 +130,91 @@ pub fn train(data: &NetworkRows, rows: &[usize], settings: &NetworkSettings, see
         let mut total = 0.0;
         for batch in order.chunks(settings.batch) {
             let rise = (step as f64 / N_WARM_UP as f64).min(1.0);
-            let rate = settings.learning_rate * rise * (1.0 - step as f64 / n_steps as f64).max(0.02);
-            let loss = loss(&net.margins(data, batch, settings, &mut random)?, data, batch)?;
+            let share = rise * (1.0 - step as f64 / n_steps as f64).max(0.02);
+            let texts = Texts::new(data, batch);
+            let taken = vectors.take(&texts.rows)?;
+            let loss = loss(&net.margins(&taken, &texts, settings, &mut random)?, data, batch)?;
             let gradients = loss.backward()?;
             for optimizer in &mut optimizers {
-                optimizer.set_learning_rate(rate);
+                optimizer.set_learning_rate(settings.learning_rate * share);
                 optimizer.step(&gradients)?;
             }
+            let gradient = gradients.get(&taken).context("no vector has a gradient")?;
+            vectors.step(&texts.rows, gradient, settings.vector_learning_rate * share)?;
             total += f64::from(loss.to_scalar::<f32>()?);
             step += 1;
         }
         tracing::info!(epoch, loss = total / order.chunks(settings.batch).len() as f64, "network trained");
     }
-    net.finish(&data.known)
+    net.finish(&data.known, &vectors.numbers)
 }
 
-/// What is trained, in numbers of any size.
-struct Variables {
+/// The texts of a batch, end to end.
+struct Texts<'a> {
+    words: Vec<&'a [Word]>,
+    /// Rows of the vectors that stand in them, sorted, each once.
+    rows: Vec<u32>,
+    /// For every word the place of its row in `rows`.
+    places: Vec<u32>,
+}
+
+impl<'a> Texts<'a> {
+    fn new(data: &'a NetworkRows, batch: &[usize]) -> Texts<'a> {
+        let words = batch.iter().map(|&row| data.words[row].get(..MOST_WORDS).unwrap_or(&data.words[row]));
+        let words: Vec<&[Word]> = words.collect();
+        let row_of = |word: &Word| data.known.binary_search(&word.hash).map_or(0, |row| row as u32 + 1);
+        let row_of_word: Vec<u32> = words.concat().iter().map(row_of).collect();
+        let rows = Vec::from_iter(BTreeSet::from_iter(row_of_word.iter().copied()));
+        let place = |row: &u32| rows.partition_point(|other| other < row) as u32;
+        let places = row_of_word.iter().map(place).collect();
+        Texts { words, rows, places }
+    }
+}
+
+/// The vectors of all words and Adam's moments of them (Kingma & Ba 2015), of which a step touches no more than the rows of its batch, as
+/// PyTorch's `SparseAdam` does.
+struct VectorTable {
     /// The unknown word, then one row a word.
-    vectors: Var,
+    numbers: Vec<[f32; DIM]>,
+    means: Vec<[f32; DIM]>,
+    squares: Vec<[f32; DIM]>,
+    n_steps: i32,
+}
+
+impl VectorTable {
+    fn new(start: &[[f32; DIM]]) -> VectorTable {
+        let nothing = vec![[0.0; DIM]; start.len()];
+        VectorTable { numbers: start.to_vec(), means: nothing.clone(), squares: nothing, n_steps: 0 }
+    }
+
+    /// Rows × channels, to be trained.
+    fn take(&self, rows: &[u32]) -> Result<Var> {
+        let numbers: Vec<f32> = rows.iter().flat_map(|&row| self.numbers[row as usize]).collect();
+        Ok(Var::from_tensor(&Tensor::from_vec(numbers, (rows.len(), DIM), &Device::Cpu)?)?)
+    }
+
+    /// One step of Adam on `rows`, whose gradient is rows × channels.
+    fn step(&mut self, rows: &[u32], gradient: &Tensor, rate: f64) -> Result<()> {
+        let ParamsAdamW { beta1, beta2, eps, .. } = ParamsAdamW::default();
+        self.n_steps += 1;
+        let (mean_share, square_share) = (1.0 - beta1.powi(self.n_steps), 1.0 - beta2.powi(self.n_steps));
+        let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
+        for (&row, gradient) in rows.iter().zip(gradient.as_chunks::<DIM>().0) {
+            let row = row as usize;
+            let moments = self.means[row].iter_mut().zip(&mut self.squares[row]);
+            for ((number, (mean, square)), &slope) in self.numbers[row].iter_mut().zip(moments).zip(gradient) {
+                *mean += (1.0 - beta1) as f32 * (slope - *mean);
+                *square += (1.0 - beta2) as f32 * (slope * slope - *square);
+                let (mean, square) = (f64::from(*mean) / mean_share, f64::from(*square) / square_share);
+                *number -= (rate * mean / (square.sqrt() + eps)) as f32;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is trained beside the vectors, in numbers of any size.
+struct Variables {
     marks: Var,
     /// Inputs × outputs and bias, a layer.
     layers: Vec<(Var, Var)>,
@@ -159,7 +226,7 @@ struct Variables {
 }
 
 impl Variables {
-    fn new(data: &NetworkRows, n_heads: usize, random: &mut fastrand::Rng) -> Result<Variables> {
+    fn new(n_heads: usize, random: &mut fastrand::Rng) -> Result<Variables> {
         // Uniform within ± 1 / √inputs.
         let mut uniform = |shape: (usize, usize), width: f32| {
             let numbers: Vec<f32> = (0..shape.0 * shape.1).map(|_| (random.f32() * 2.0 - 1.0) * width).collect();
@@ -172,9 +239,7 @@ impl Variables {
         for _ in REACHES {
             layers.push((uniform((n_inputs, DIM), width)?, zeros(DIM)?));
         }
-        let vectors = data.start.as_flattened().to_vec();
         Ok(Variables {
-            vectors: Var::from_tensor(&Tensor::from_vec(vectors, (data.start.len(), DIM), &Device::Cpu)?)?,
             marks: Var::zeros((N_MARKS, DIM), DType::F32, &Device::Cpu)?,
             layers,
             attention: uniform((DIM, n_heads), 1.0 / (DIM as f32).sqrt())?,
@@ -188,27 +253,23 @@ impl Variables {
         of_layers.chain([self.attention.clone(), self.output.clone(), self.output_bias.clone()]).collect()
     }
 
-    /// Rows × signals.
+    /// Rows × signals. `vectors` are those of the rows of `texts`.
     fn margins(
         &self,
-        data: &NetworkRows,
-        batch: &[usize],
+        vectors: &Tensor,
+        Texts { words: texts, places, .. }: &Texts,
         settings: &NetworkSettings,
         random: &mut fastrand::Rng,
     ) -> candle_core::Result<Tensor> {
-        let texts: Vec<&[Word]> =
-            batch.iter().map(|&row| &data.words[row][..data.words[row].len().min(MOST_WORDS)]).collect();
-        let n_words: usize = texts.iter().map(|text| text.len()).sum();
-        let row_of = |word: &Word| data.known.binary_search(&word.hash).map_or(0, |row| row as u32 + 1);
-        let rows: Vec<u32> = texts.iter().flat_map(|text| text.iter().map(row_of)).collect();
+        let n_words = places.len();
         let mut marks = vec![0f32; n_words * N_MARKS];
         for (at, word) in texts.iter().flat_map(|text| text.iter()).enumerate() {
             word.marks().for_each(|mark| marks[at * N_MARKS + mark] = 1.0);
         }
         let marks = Tensor::from_vec(marks, (n_words, N_MARKS), &Device::Cpu)?;
-        let words = Tensor::from_vec(rows, n_words, &Device::Cpu)?;
+        let places = Tensor::from_slice(places, n_words, &Device::Cpu)?;
         let kept = mask(n_words, settings.word_dropout, 1.0, random).reshape((n_words, 1))?;
-        let vectors = (self.vectors.index_select(&words, 0)? + marks.matmul(&self.marks)?)?.broadcast_mul(&kept)?;
+        let vectors = (vectors.index_select(&places, 0)? + marks.matmul(&self.marks)?)?.broadcast_mul(&kept)?;
         let drop = |activations: Tensor, random: &mut fastrand::Rng| -> candle_core::Result<Tensor> {
             let scale = 1.0 / (1.0 - settings.dropout);
             let mask = mask(activations.elem_count(), settings.dropout, scale, random);
@@ -220,13 +281,13 @@ impl Variables {
             let read = if layer == 0 { now.clone() } else { drop(now.clone(), random)? };
             // The row behind the last stands for what lies outside a text.
             let padded = Tensor::cat(&[&read, &nothing], 0)?;
-            let (left, right) = neighbours(&texts, reach);
+            let (left, right) = neighbours(texts, reach);
             let left = padded.index_select(&Tensor::from_vec(left, n_words, &Device::Cpu)?, 0)?;
             let right = padded.index_select(&Tensor::from_vec(right, n_words, &Device::Cpu)?, 0)?;
             let found = Tensor::cat(&[&left, &read, &right], 1)?.matmul(weights)?.broadcast_add(bias)?.relu()?;
             now = if layer == 0 { found } else { (now + found)? };
         }
-        let pooled = self.pool(&now, &texts)?;
+        let pooled = self.pool(&now, texts)?;
         let scale = 1.0 / (1.0 - settings.pooled_dropout);
         let kept = mask(pooled.elem_count(), settings.pooled_dropout, scale, random).reshape(pooled.shape())?;
         (pooled * kept)?.matmul(&self.output)?.broadcast_add(&self.output_bias)
@@ -262,13 +323,10 @@ impl Variables {
     }
 
     /// The numbers in the steps of the model file.
-    fn finish(&self, known: &[u64]) -> Result<Network> {
+    fn finish(&self, known: &[u64], vectors: &[[f32; DIM]]) -> Result<Network> {
         let numbers = |variable: &Var| -> Result<Vec<f32>> { Ok(variable.flatten_all()?.to_vec1::<f32>()?) };
-        let vectors = |variable: &Var| -> Result<Vec<[i8; DIM]>> {
-            let steps: Vec<i8> =
-                numbers(variable)?.iter().map(|n| (n * VECTOR_ONE).round().clamp(-127.0, 127.0) as i8).collect();
-            Ok(steps.as_chunks::<DIM>().0.to_vec())
-        };
+        let byte = |number: f32| (number * VECTOR_ONE).round().clamp(-127.0, 127.0) as i8;
+        let bytes = |rows: &[[f32; DIM]]| rows.iter().map(|row| row.map(byte)).collect();
         let step = |number: f32| {
             let bound = f32::from(WEIGHT_BOUND - 1);
             (number * f32::from(1u16 << WEIGHT_BITS)).round().clamp(-bound, bound) as i16
@@ -288,8 +346,8 @@ impl Variables {
             (numbers(&self.attention)?, numbers(&self.output)?, numbers(&self.output_bias)?);
         let parts = NetworkParts {
             words: known.to_vec(),
-            vectors: vectors(&self.vectors)?,
-            marks: vectors(&self.marks)?,
+            vectors: bytes(vectors),
+            marks: bytes(numbers(&self.marks)?.as_chunks::<DIM>().0),
             layers,
             attention: (0..n_heads)
                 .map(|head| std::array::from_fn(|channel| step(attention[channel * n_heads + head])))
@@ -346,6 +404,7 @@ mod tests {
         epochs: 30,
         batch: 16,
         learning_rate: 1e-2,
+        vector_learning_rate: 1e-2,
         weight_decay: 0.0,
         word_dropout: 0.05,
         dropout: 0.1,
@@ -393,6 +452,23 @@ mod tests {
         let parts = |seed: u64| train(&data, &all, &settings, seed).unwrap().parts().clone();
         assert!(parts(5) == parts(5));
         assert!(parts(5) != parts(6));
+    }
+
+    #[test]
+    fn a_step_moves_the_rows_of_its_batch_against_their_slope() {
+        let mut table = VectorTable::new(&[[0.5; DIM]; 3]);
+        let mut slopes = [0.0f32; DIM];
+        (slopes[0], slopes[1]) = (4.0, -0.01);
+        let gradient = Tensor::new(&[slopes], &Device::Cpu).unwrap();
+        table.step(&[1], &gradient, 0.1).unwrap();
+        assert_eq!((table.numbers[0], table.numbers[2]), ([0.5; DIM], [0.5; DIM]));
+        // Adam's first step is as long as the rate, whatever the slope.
+        let moved = &table.numbers[1][..3];
+        assert!(
+            moved.iter().zip([0.4, 0.6, 0.5]).all(|(found, expected)| (found - expected).abs() < 1e-5),
+            "{moved:?}"
+        );
+        assert_eq!(table.take(&[2, 1]).unwrap().to_vec2::<f32>().unwrap(), [table.numbers[2], table.numbers[1]]);
     }
 
     #[test]
