@@ -7,6 +7,7 @@ mod suite;
 use std::path::Path;
 
 use suite::{judge, model_scores, read_suite};
+use vigie::scoring::Scratch;
 
 #[test]
 fn no_function_falls_under_its_floor() {
@@ -33,6 +34,37 @@ fn no_function_falls_under_its_floor() {
     }
     assert!(!results.is_empty(), "no cases in {}", folder.display());
     assert!(under.is_empty(), "under their floor:\n{}", under.join("\n"));
+}
+
+#[test]
+fn taking_out_the_top_span_lowers_the_score_more_than_taking_out_another() {
+    let suite = read_suite(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/functional")).unwrap();
+    let (model, mut scratch) = (vigie::models::builtin().unwrap(), Scratch::default());
+    let (mut decisive, mut tried) = (0, 0);
+    for case in &suite.cases {
+        let (scored, explanations) = model.explain(&case.text, Some(&case.lang), &mut scratch);
+        let Some(signals) = scored.signals else { continue };
+        for explanation in explanations {
+            let signal = explanation.signal;
+            if case.labels.get(&signal) != Some(&1) || signals[signal.index()].score < 0.5 {
+                continue;
+            }
+            let mut without = |start: usize, end: usize| {
+                let rest = format!("{}{}", &case.text[..start], &case.text[end..]);
+                let scored = model.score(&rest, Some(&case.lang), &mut scratch);
+                scored.signals.map_or(0.0, |signals| signals[signal.index()].score)
+            };
+            let mut spans = explanation.spans.iter().filter(|span| span.contribution > 0.0);
+            let Some(top) = spans.next() else { continue };
+            let without_top = without(top.start, top.end);
+            for other in spans {
+                tried += 1;
+                decisive += usize::from(without_top <= without(other.start, other.end));
+            }
+        }
+    }
+    println!("{decisive} of {tried}");
+    assert!(tried >= 500 && decisive * 10 >= tried * 9, "{decisive} of {tried}");
 }
 
 #[test]
