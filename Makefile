@@ -51,4 +51,5 @@ fuzz: ## Fuzzes every target in turn, MINUTES each (20)
 
 train: ## Rebuilds the default model and its report from the corpus and the public sets (DATA=folder)
 	@deploy/setup.sh build
-	cargo run --release --locked --features training --bin vigie-train -- run --data $(or $(DATA),../shared/datasets) --out src/models/default.vigie
+	@# Networks are trained side by side already; more threads each stand in each other's way.
+	RAYON_NUM_THREADS=1 cargo run --release --locked --features training --bin vigie-train -- run --data $(or $(DATA),../shared/datasets) --out src/models/default.vigie

@@ -60,12 +60,20 @@ dialects of English. None of these can be seen in the model's scores alone.
 ";
 
 fn metrics(evaluation: &Evaluation) -> String {
-    let mut text = String::from(
+    // Model files of other programs may say nothing of them.
+    let percent = |key: &str| {
+        let share = evaluation.model.settings["bands"][key].as_f64();
+        share.map_or("–".to_owned(), |share| format!("{:.0}", share * 100.0))
+    };
+    let mut text = format!(
         "\n## 4. Metrics\n\n\
          - Macro-F1 at a score of one half (mean of F1 on present and on absent), beside the macro-F1 of saying yes to everything; AUC where figures must not depend on a threshold; precision beside recall, always.\n\
          - Calibration error: mean distance between score and share of positives over 15 bins of equal width (Naeini, Cooper & Hauskrecht 2015).\n\
-         - Bands: `low` ends where 95 % of what carries the signal is still above; `high` begins where precision is 90 % at a base rate of 10 %. What that means in streams of other kinds is worked out below.\n\n\
+         - Bands: `low` ends where {} % of what carries the signal is still above; `high` begins where precision is {} % at a base rate of {} %. What that means in streams of other kinds is worked out below.\n\n\
          | language | signal | uncertain from | high from |\n|---|---|---|---|\n",
+        percent("low_recall"),
+        percent("high_precision"),
+        percent("base_rate"),
     );
     for (lang, signals) in &evaluation.model.thresholds {
         for (signal, [low, high]) in signals {
