@@ -49,6 +49,8 @@ pub struct NetworkSettings {
     pub pooled_dropout: f32,
     /// No passage weighs more.
     pub largest_weight: f64,
+    /// Weight of a passage's aspects beside its signals; 0 for none.
+    pub aspect_weight: f64,
 }
 
 const N_WARM_UP: usize = 200;
@@ -61,6 +63,9 @@ pub struct NetworkRows {
     /// By row: 1, 0, NaN for unknown.
     labels: Vec<[f32; N_SIGNALS]>,
     weights: Vec<f32>,
+    /// By row: the aspects that it has, `None` where nobody said.
+    aspects: Vec<Option<Vec<usize>>>,
+    n_aspects: usize,
     /// Words with a vector, sorted, and the vectors; the first vector is of all other words.
     known: Vec<u64>,
     start: Vec<[f32; DIM]>,
@@ -91,11 +96,19 @@ impl NetworkRows {
             vectors.of_word.get(hash).map_or([0.0; DIM], |v| v.map(|number| f32::from(number) / VECTOR_ONE))
         };
         let start = std::iter::once([0.0; DIM]).chain(known.iter().map(vector)).collect();
+        let names: BTreeSet<(u8, &str)> = passages.iter().copied().flat_map(aspects_of).collect();
+        let aspects = |passage: &&Passage| {
+            let found = aspects_of(passage).filter_map(|aspect| names.iter().position(|name| *name == aspect));
+            (!passage.function.is_empty()).then(|| found.collect())
+        };
         let label = |label: Option<bool>| label.map_or(f32::NAN, |label| f32::from(u8::from(label)));
         NetworkRows {
             words,
             labels: passages.iter().map(|passage| passage.label_array().map(label)).collect(),
             weights: passages.iter().map(|passage| passage.weight.min(settings.largest_weight) as f32).collect(),
+            aspects: passages.iter().map(aspects).collect(),
+            // No tensor is without a column.
+            n_aspects: names.len().max(1),
             known,
             start,
         }
@@ -113,11 +126,18 @@ impl NetworkRows {
     }
 }
 
+/// What a passage of ours is known for beside its signals: its function (reports, rebuts, teases, …) and the groups that it names. To tell
+/// these too teaches the network what is read in between (multi-task learning, Caruana 1997).
+fn aspects_of(passage: &Passage) -> impl Iterator<Item = (u8, &str)> {
+    let function = Some(passage.function.as_str()).filter(|function| !function.is_empty());
+    function.map(|function| (0, function)).into_iter().chain(passage.groups.iter().map(|group| (1, group.as_str())))
+}
+
 /// Trains a network on `rows`. Errors when candle does, and on a number of heads that no network has.
 pub fn train(data: &NetworkRows, rows: &[usize], settings: &NetworkSettings, seed: u64) -> Result<Network> {
     ensure!((1..=MOST_HEADS).contains(&settings.heads), "network.heads is {}, not 1 to {MOST_HEADS}", settings.heads);
     let mut random = fastrand::Rng::with_seed(seed);
-    let net = Variables::new(settings.heads, &mut random)?;
+    let net = Variables::new(settings.heads, data.n_aspects, &mut random)?;
     let mut vectors = VectorTable::new(&data.start);
     let decay = |weight_decay: f64| ParamsAdamW { lr: 0.0, weight_decay, ..ParamsAdamW::default() };
     let mut optimizers =
@@ -133,7 +153,9 @@ pub fn train(data: &NetworkRows, rows: &[usize], settings: &NetworkSettings, see
             let share = rise * (1.0 - step as f64 / n_steps as f64).max(0.02);
             let texts = Texts::new(data, batch);
             let taken = vectors.take(&texts.rows)?;
-            let loss = loss(&net.margins(&taken, &texts, settings, &mut random)?, data, batch)?;
+            let pooled = net.read(&taken, &texts, settings, &mut random)?;
+            let loss = (signal_loss(&net.margins(&pooled)?, data, batch)?
+                + (aspect_loss(&net.aspects(&pooled)?, data, batch)? * settings.aspect_weight)?)?;
             let gradients = loss.backward()?;
             for optimizer in &mut optimizers {
                 optimizer.set_learning_rate(settings.learning_rate * share);
@@ -223,10 +245,13 @@ struct Variables {
     /// What is pooled × signals.
     output: Var,
     output_bias: Var,
+    /// What is pooled × aspects: no part of the model file.
+    aspects: Var,
+    aspects_bias: Var,
 }
 
 impl Variables {
-    fn new(n_heads: usize, random: &mut fastrand::Rng) -> Result<Variables> {
+    fn new(n_heads: usize, n_aspects: usize, random: &mut fastrand::Rng) -> Result<Variables> {
         // Uniform within ± 1 / √inputs.
         let mut uniform = |shape: (usize, usize), width: f32| {
             let numbers: Vec<f32> = (0..shape.0 * shape.1).map(|_| (random.f32() * 2.0 - 1.0) * width).collect();
@@ -245,16 +270,29 @@ impl Variables {
             attention: uniform((DIM, n_heads), 1.0 / (DIM as f32).sqrt())?,
             output: uniform((n_pooled(n_heads), N_SIGNALS), 1.0 / (n_pooled(n_heads) as f32).sqrt())?,
             output_bias: zeros(N_SIGNALS)?,
+            aspects: uniform((n_pooled(n_heads), n_aspects), 1.0 / (n_pooled(n_heads) as f32).sqrt())?,
+            aspects_bias: zeros(n_aspects)?,
         })
     }
 
     fn weights(&self) -> Vec<Var> {
         let of_layers = self.layers.iter().flat_map(|(weights, bias)| [weights.clone(), bias.clone()]);
-        of_layers.chain([self.attention.clone(), self.output.clone(), self.output_bias.clone()]).collect()
+        let last = [&self.attention, &self.output, &self.output_bias, &self.aspects, &self.aspects_bias];
+        of_layers.chain(last.map(Clone::clone)).collect()
     }
 
-    /// Rows × signals. `vectors` are those of the rows of `texts`.
-    fn margins(
+    /// Rows × signals.
+    fn margins(&self, pooled: &Tensor) -> candle_core::Result<Tensor> {
+        pooled.matmul(&self.output)?.broadcast_add(&self.output_bias)
+    }
+
+    /// Rows × aspects.
+    fn aspects(&self, pooled: &Tensor) -> candle_core::Result<Tensor> {
+        pooled.matmul(&self.aspects)?.broadcast_add(&self.aspects_bias)
+    }
+
+    /// Rows × what is pooled, a share of it left out. `vectors` are those of the rows of `texts`.
+    fn read(
         &self,
         vectors: &Tensor,
         Texts { words: texts, places, .. }: &Texts,
@@ -290,7 +328,7 @@ impl Variables {
         let pooled = self.pool(&now, texts)?;
         let scale = 1.0 / (1.0 - settings.pooled_dropout);
         let kept = mask(pooled.elem_count(), settings.pooled_dropout, scale, random).reshape(pooled.shape())?;
-        (pooled * kept)?.matmul(&self.output)?.broadcast_add(&self.output_bias)
+        pooled * kept
     }
 
     /// Texts × (maximum of every channel, then its mean by each head).
@@ -359,16 +397,33 @@ impl Variables {
     }
 }
 
-/// Weighted logistic loss a passage of a batch with these margins; unknown labels count for nothing.
-fn loss(margins: &Tensor, data: &NetworkRows, batch: &[usize]) -> candle_core::Result<Tensor> {
+/// Loss of the signals, a passage of a batch with these margins; unknown labels count for nothing.
+fn signal_loss(margins: &Tensor, data: &NetworkRows, batch: &[usize]) -> candle_core::Result<Tensor> {
     let known = batch.iter().flat_map(|&row| data.labels[row].map(|label| (label, data.weights[row])));
     let known = known.map(|(label, weight)| if label.is_nan() { (0.0, 0.0) } else { (label, weight) });
     let (labels, weights): (Vec<f32>, Vec<f32>) = known.unzip();
+    logistic_loss(margins, labels, weights)
+}
+
+/// The same of the aspects; passages of which nobody said any count for nothing.
+fn aspect_loss(scores: &Tensor, data: &NetworkRows, batch: &[usize]) -> candle_core::Result<Tensor> {
+    let n = data.n_aspects;
+    let (mut labels, mut weights) = (vec![0f32; batch.len() * n], vec![0f32; batch.len() * n]);
+    for (at, &row) in batch.iter().enumerate() {
+        let Some(aspects) = &data.aspects[row] else { continue };
+        weights[at * n..(at + 1) * n].fill(1.0);
+        aspects.iter().for_each(|aspect| labels[at * n + aspect] = 1.0);
+    }
+    logistic_loss(scores, labels, weights)
+}
+
+/// Weighted logistic loss, summed over columns, a row.
+fn logistic_loss(margins: &Tensor, labels: Vec<f32>, weights: Vec<f32>) -> candle_core::Result<Tensor> {
     let tensor = |numbers: Vec<f32>| Tensor::from_vec(numbers, margins.shape(), &Device::Cpu);
     // ln(1 + e^x) without overflow.
     let soft = (margins.relu()? + ((margins.abs()?.neg()?.exp()? + 1.0)?).log()?)?;
     let losses = ((soft - (margins * tensor(labels)?)?)? * tensor(weights)?)?;
-    losses.sum_all()? / batch.len() as f64
+    losses.sum_all()? / margins.dim(0)? as f64
 }
 
 /// `scale` for what is kept, 0 for a share that is not.
@@ -410,6 +465,7 @@ mod tests {
         dropout: 0.1,
         pooled_dropout: 0.1,
         largest_weight: 1.0,
+        aspect_weight: 0.3,
     };
 
     /// Sentences in which the order alone says who attacks: `one` before `other`, with fillers between.
@@ -429,7 +485,9 @@ mod tests {
         let known: Vec<u64> = (0..10).chain([101, 102]).collect();
         let mut start = vec![[0.0; DIM]; known.len() + 1];
         (start[11][0], start[12][1]) = (1.0, 1.0);
-        NetworkRows { weights: vec![1.0; words.len()], words, labels, known, start }
+        // Of every third nobody said any aspect.
+        let aspects = (0..words.len()).map(|n| (n % 3 > 0).then(|| vec![n % 2])).collect();
+        NetworkRows { weights: vec![1.0; words.len()], aspects, n_aspects: 2, words, labels, known, start }
     }
 
     #[test]
@@ -452,6 +510,18 @@ mod tests {
         let parts = |seed: u64| train(&data, &all, &settings, seed).unwrap().parts().clone();
         assert!(parts(5) == parts(5));
         assert!(parts(5) != parts(6));
+    }
+
+    #[test]
+    fn passages_without_aspects_count_for_nothing() {
+        let data = rows();
+        let scores = |n: usize| Tensor::full(1f32, (n, 2), &Device::Cpu).unwrap();
+        let loss =
+            |batch: &[usize]| aspect_loss(&scores(batch.len()), &data, batch).unwrap().to_scalar::<f32>().unwrap();
+        assert_eq!(loss(&[0, 3]), 0.0);
+        // One passage of two has one aspect of two.
+        let both = 2.0 * (1.0 + 1f32.exp()).ln() - 1.0;
+        assert!((loss(&[0, 1]) - both / 2.0).abs() < 1e-6, "{}", loss(&[0, 1]));
     }
 
     #[test]
