@@ -88,14 +88,15 @@ fn table(title: &str, cells: impl Iterator<Item = (String, Vec<String>)>) {
     }
 }
 
-/// What the writer and a second, blind reader say of one passage of ours. Where they differ the corpus has no label.
+/// What the writer and a second, blind reader say of one passage of ours.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SecondReading {
-    #[serde(rename = "id")]
-    _id: String,
+pub struct SecondReading {
+    /// The passage's id.
+    pub id: String,
     first: Labels,
-    second: Labels,
+    /// What the second reader settled.
+    pub second: Labels,
 }
 
 /// How two readings of the same passages agree.
@@ -122,7 +123,7 @@ pub struct SignalAgreement {
 
 /// How writer and second reader agree on our passages, two readers on public rows, and the sources' own labels with ours.
 pub fn agreements(import: &Import) -> Result<Vec<Agreement>> {
-    let second = read_second_readings(Path::new("training/corpus/second_reading"))?;
+    let second = second_readings()?;
     let of_own = second.iter().map(|reading| (&reading.first, &reading.second));
     let of_public = import.rows.iter().filter_map(|row| Some((&row.passage.labels, row.second_labels.as_ref()?)));
     let mut found = vec![
@@ -166,7 +167,9 @@ pub fn agreement(import: &Import) -> Result<()> {
     Ok(())
 }
 
-fn read_second_readings(folder: &Path) -> Result<Vec<SecondReading>> {
+/// All second readings of our corpus; none where the folder is missing.
+pub fn second_readings() -> Result<Vec<SecondReading>> {
+    let folder = Path::new("training/corpus/second_reading");
     let mut readings = Vec::new();
     if !folder.exists() {
         return Ok(readings);

@@ -13,13 +13,13 @@ use vigie::scoring::{Band, Model, Signal};
 
 use crate::baselines::{WordBayes, keyword_scores};
 use crate::corpus::Passage;
-use crate::coverage::{Agreement, agreements};
+use crate::coverage::{Agreement, agreements, second_readings};
 use crate::curves::{BandRates, Curves, band_rates, curves};
 use crate::evasion::{TrickResult, evasion};
 use crate::goals::{Goal, goals};
 use crate::importer::{Import, Origin};
 use crate::measure::{Figures, figures};
-use crate::slices::{Measured, Slice, document_slice, figures_of, measure, parts_of, slices};
+use crate::slices::{Measured, Slice, document_slice, figures_of, measure, parts_of, read_twice, slices};
 use crate::split::{Part, Place};
 use crate::suite::{FunctionResult, Suite, judge, model_scores, read_suite};
 use crate::swap::{IdentitySwap, identity_swap};
@@ -139,7 +139,10 @@ pub fn evaluate(model: &Model, import: &Import, places: &[Place]) -> Result<Eval
         model: model_facts(model)?,
         data: data_facts(import, places, &measured),
         goals: Vec::new(),
-        slices: slices(&measured, document_slice(model, &measured)),
+        slices: slices(&measured, document_slice(model, &measured))
+            .into_iter()
+            .chain(read_twice(&measured, &second_readings()?))
+            .collect(),
         curves: by_part(&measured, |columns| curves(&columns.scores, &columns.labels, &columns.bands)),
         bands: by_part(&measured, |columns| band_rates(&columns.bands, &columns.labels)),
         baselines: baselines(&measured, &bayes),

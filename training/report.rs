@@ -106,6 +106,10 @@ fn quality(evaluation: &Evaluation) -> String {
     let titles = [
         ("part", "Parts of the test data"),
         ("documents", "Whole articles"),
+        (
+            "readers",
+            "Our corpus, passages read twice: the writer's labels, and those alone that a blind second reader gives too",
+        ),
         ("voice", "Our corpus by voice"),
         ("set", "Real rows by source"),
     ];

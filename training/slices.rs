@@ -7,6 +7,7 @@ use vigie::scoring::signals::N_SIGNALS;
 use vigie::scoring::{Band, Model, Scratch, Signal};
 
 use crate::corpus::Passage;
+use crate::coverage::SecondReading;
 use crate::importer::{Import, Imported, Origin};
 use crate::measure::{Figures, figures};
 use crate::split::{Part, Place};
@@ -24,7 +25,7 @@ pub struct Measured<'a> {
 /// Figures of one group of passages.
 #[derive(Debug, Clone, Serialize)]
 pub struct Slice {
-    /// What the passages have in common: `part`, `set`, `voice`, `register`, `function`, `group`, `length`, `documents`.
+    /// What the passages have in common: `part`, `set`, `voice`, `register`, `function`, `group`, `length`, `documents`, `readers`.
     pub kind: &'static str,
     pub name: String,
     pub n: usize,
@@ -107,6 +108,34 @@ pub fn slices(measured: &[Measured], documents: Slice) -> Vec<Slice> {
         .collect();
     slices.push(documents);
     slices
+}
+
+/// Test passages of ours that a second reader has read blind, by language: with the writer's labels, and with those alone that both give.
+pub fn read_twice(measured: &[Measured], readings: &[SecondReading]) -> Vec<Slice> {
+    let second: BTreeMap<&str, &SecondReading> =
+        readings.iter().map(|reading| (reading.id.as_str(), reading)).collect();
+    let mut by_lang: BTreeMap<&str, Vec<(&Measured, &SecondReading)>> = BTreeMap::new();
+    for row in measured.iter().filter(|row| row.part == Part::Test && row.row.origin == Origin::Own) {
+        if let Some(reading) = second.get(row.row.passage.id.as_str()) {
+            by_lang.entry(&row.row.passage.lang).or_default().push((row, reading));
+        }
+    }
+    let slice = |labels: &str, lang: &str, rows: &[(&Measured, &SecondReading)], passages: &[Passage]| Slice {
+        kind: "readers",
+        name: format!("{labels} {lang}"),
+        n: rows.len(),
+        n_abstained: rows.iter().filter(|(row, _)| row.abstained).count(),
+        signals: figures_of(passages.iter().zip(rows).map(|(passage, (row, _))| (passage, row.scores))),
+    };
+    let both = |lang: &str, rows: &[(&Measured, &SecondReading)]| {
+        let written: Vec<Passage> = rows.iter().map(|(row, _)| row.row.passage.clone()).collect();
+        let mut settled = written.clone();
+        for (passage, (_, reading)) in settled.iter_mut().zip(rows) {
+            passage.labels.retain(|signal, label| reading.second.get(signal) == Some(label));
+        }
+        [slice("writer", lang, rows, &written), slice("both readers", lang, rows, &settled)]
+    };
+    by_lang.iter().flat_map(|(lang, rows)| both(lang, rows)).collect()
 }
 
 /// Every slice that a test row is in, with the places of kind and name in the report.
@@ -193,5 +222,31 @@ mod tests {
         let document = join(&[&carries, &open]);
         assert_eq!(document.text, "un\n\ndeux");
         assert_eq!((document.label(Signal::Attack), document.label(Signal::Moderation)), (Some(true), None));
+    }
+
+    #[test]
+    fn only_labels_of_both_readers_are_settled() {
+        let row = |id: &str| Imported::own(passage(id, "un", &[("attack", 1), ("hate_speech", 1)]));
+        let rows = [row("a"), row("b"), row("c")];
+        let measured = rows.each_ref().map(|row| Measured {
+            row,
+            part: Part::Test,
+            scores: [1.0; N_SIGNALS],
+            bands: [Band::High; N_SIGNALS],
+            abstained: false,
+        });
+        let readings = [
+            r#"{"id": "a", "first": {}, "second": {"attack": 0, "hate_speech": 1}}"#,
+            r#"{"id": "b", "first": {}, "second": {"attack": 1}}"#,
+        ];
+        let readings = readings.map(|line| serde_json::from_str(line).expect("a reading"));
+        let slices = read_twice(&measured, &readings);
+        let counts =
+            |slice: &Slice| Signal::ALL.map(|signal| slice.signals.get(&signal).map_or(0, |figures| figures.n));
+        assert_eq!(
+            slices.iter().map(|slice| (slice.name.as_str(), slice.n)).collect::<Vec<_>>(),
+            [("writer fr", 2), ("both readers fr", 2)]
+        );
+        assert_eq!([counts(&slices[0]), counts(&slices[1])], [[0, 2, 0, 2, 0], [0, 1, 0, 1, 0]]);
     }
 }
